@@ -1,0 +1,1 @@
+"""Sendoff's server side: the agent and the gateway."""
