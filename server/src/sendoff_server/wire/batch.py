@@ -2,8 +2,8 @@
 
 A body comes from anyone who can reach the gateway, so every step of reading it is bounded *before* it costs memory:
 frames and members are counted, decompression stops at the limit without going on, and lines are counted while they are
-split. What cannot be told apart any more (a broken frame, a header whose count does not fit) refuses the whole body; what
-is wrong with one line is the business of whoever looks at the line.
+split. What cannot be told apart any more (a broken frame, a header whose count does not fit) refuses the whole body;
+what is wrong with one line is the business of whoever looks at the line.
 """
 
 import re
@@ -234,7 +234,7 @@ def _split(data: bytes, limits: BodyLimits) -> list[Batch]:
                 raise BodyError(
                     400,
                     "The body ends too early",
-                    f"batch {number} ({header['batch']}) announces {count} lines, but line {line} is missing or has no LF",
+                    f"batch {number} ({header['batch']}) says {count} lines, but line {line} is missing or has no LF",
                     "send the whole batch, each line ended by LF",
                     "count",
                 )
