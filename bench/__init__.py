@@ -1,1 +1,1 @@
-"""What Sendoff costs, measured: `make bench`. How each figure is made, and what it does not show, stands in README.md."""
+"""What Sendoff costs, measured: `make bench`. README.md says how each figure is made, and what it does not show."""

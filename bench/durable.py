@@ -30,7 +30,7 @@ print(times.user + times.system)
 
 def measure() -> Table:
     table = Table(
-        f"Durable events of about {SIZE:,} bytes, {EVENTS:,} a round, process to the gateway's store, median of {ROUNDS}",
+        f"Durable events of about {SIZE:,} bytes, {EVENTS:,} a round, process to gateway's store, median of {ROUNDS}",
         ["events/s", "range", "µs CPU per event: producer", "agent", "gateway"],
     )
     rates, producer, agent, gateway = [], [], [], []

@@ -30,7 +30,8 @@ def describe() -> str:
         platform.machine(),
     )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release()}, CPython {platform.python_version()}"
+    system = f"Linux {platform.release()}, CPython {platform.python_version()}"
+    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB, {system}"
 
 
 def cpu_seconds(pid: int) -> float:

@@ -1,8 +1,9 @@
 """`make demo`: a shop under traffic, an outage of the gateway, a deploy with one worker killed, and then the accounts.
 
-The story in order: the shop without Sendoff; with it; with the gateway stopped; with the gateway back; a deploy in which one
-worker is killed by SIGKILL. Beside it the official `statsd` and `datadog` clients send to the same agent all the time. At the
-end what the senders counted is compared with what the gateway's API answers (`accounts.py`). Exit status 0 only if all of it agrees.
+The story in order: the shop without Sendoff; with it; with the gateway stopped; with the gateway back; a deploy in
+which one worker is killed by SIGKILL. Beside it the official `statsd` and `datadog` clients send to the same agent all
+the time. At the end what the senders counted is compared with what the gateway's API answers (`accounts.py`). Exit
+status 0 only if all of it agrees.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def play(stage: Stage, running: list[Part], options: argparse.Namespace) -> int:
 
 
 def deploy(stage: Stage, old: Part, running: list[Part], customers: object) -> str:
-    """Kill one worker under traffic, then replace the whole shop by its next release; returns the killed worker's id."""
+    """Kill one worker under traffic, then replace the whole shop by its next release; gives the killed one's id."""
     killed: list[int] = []
 
     def kill_soon() -> None:

@@ -1,4 +1,4 @@
-"""Other people's clients, unchanged, sending to the same agent over UDP: the official `statsd` and `datadog` for Python."""
+"""Other people's clients, unchanged, sending to the same agent over UDP: the official `statsd` and `datadog`."""
 
 from __future__ import annotations
 

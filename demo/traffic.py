@@ -1,8 +1,8 @@
 """Customers of the shop, and their own book of what the shop confirmed to them.
 
-The book is kept outside Sendoff and outside the shop: an order counts as placed when its answer 201 was read, an exception
-as raised when its answer 500 was read. Where the connection broke before an answer, nobody outside can know: that request
-is *uncertain*, and Sendoff may have got zero or one event for it.
+The book is kept outside Sendoff and outside the shop: an order counts as placed when its answer 201 was read, an
+exception as raised when its answer 500 was read. Where the connection broke before an answer, nobody outside can know:
+that request is *uncertain*, and Sendoff may have got zero or one event for it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COUNTRIES = ["PL", "DE", "JP", "BR"]
 
 @dataclass
 class Book:
-    """What the customers know. `orders` and `exceptions` hold references, `by_worker` sums by the worker that answered."""
+    """What the customers know. `orders` and `exceptions` hold references, `…_by_worker` sums by who answered."""
 
     orders: set[str] = field(default_factory=set)
     exceptions: set[str] = field(default_factory=set)

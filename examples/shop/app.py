@@ -1,6 +1,6 @@
 """A small shop: what a web application looks like with Sendoff in it.
 
-Three lines are Sendoff's: `sendoff.init`, the middleware, and what the shop wants to count. Everything else is the shop.
+Sendoff's are `sendoff.init`, the middleware, and what the shop wants to count. Everything else is the shop.
 `SHOP_SENDOFF=off` runs the same shop without it, so that the two can be compared.
 """
 
