@@ -1,0 +1,104 @@
+"""``POST /v1/batches``: read within limits, look at every line, store in one transaction, answer after the commit."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+import apsw
+import msgspec
+from aiohttp import web
+
+from sendoff_server.gateway import access, keys
+from sendoff_server.gateway.check import Checked, check_batch
+from sendoff_server.gateway.problems import Problem, retry_later
+from sendoff_server.gateway.store import Store
+from sendoff_server.gateway.store.sql import QUERIES
+from sendoff_server.gateway.store.take import Merge, Result, Taker
+from sendoff_server.wire.batch import CONTENT_TYPE, DEFAULT, decode_body
+
+BODY_DEADLINE = 60.0
+"""Seconds for a whole body. 8 MiB in that time is 1.1 Mbit/s; slower links send smaller bodies."""
+BYTES_HELD = 67_108_864
+"""Bytes of bodies held at once before senders are asked to come back."""
+
+
+class Ingest:
+    """Takes batches in. ``dedupe_s`` is promised to senders, ``now`` is Unix ms."""
+
+    def __init__(self, store: Store, merge: Merge, *, dedupe_s: int, now: Callable[[], int]) -> None:
+        self._store = store
+        self._merge = merge
+        self._dedupe_s = dedupe_s
+        self._now = now
+        self._held = 0
+        # Two threads: decompression lets go of the GIL, and a large body must not keep small ones waiting.
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="gateway-decode")
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+    async def post(self, request: web.Request) -> web.Response:
+        holder = await access.sender(request, self._store.readers)
+        if request.content_type != CONTENT_TYPE:
+            detail = f"Content-Type is {request.headers.get('Content-Type', 'missing')[:100]!r}"
+            raise Problem(415, "The content type is not known", detail, f"send {CONTENT_TYPE}", "Content-Type")
+        async with self._reserve(request.content_length):
+            raw = await _read_body(request)
+            encoding = request.headers.get("Content-Encoding", "")
+            loop = asyncio.get_running_loop()
+            checked = await loop.run_in_executor(self._pool, _decode, raw, encoding)
+            results = await asyncio.wrap_future(self._store.writer.submit(lambda db: self._take(db, holder, checked)))
+        answer = {"results": [result.as_json() for result in results], "dedupe_s": self._dedupe_s}
+        return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+
+    def _take(self, db: apsw.Connection, holder: keys.Holder, batches: list[Checked]) -> list[Result]:
+        now = self._now()
+        db.execute(QUERIES["touch_key"], (holder.key, now))
+        return Taker(db, holder.project, now, self._merge).take(batches)
+
+    @asynccontextmanager
+    async def _reserve(self, length: int | None) -> AsyncIterator[None]:
+        """Hold room for a body, so that many senders at once cannot take all memory."""
+        if length is not None and length > DEFAULT.raw:
+            raise _too_large(length)
+        size = DEFAULT.raw if length is None else length
+        if self._held + size > BYTES_HELD:
+            raise retry_later("The gateway is busy", f"{self._held:,} bytes of bodies are being read", 1)
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
+
+
+async def _read_body(request: web.Request) -> bytes:
+    """The raw body, never decompressed by the server underneath. Raises ``Problem`` 408, 413 or 400."""
+    pieces = bytearray()
+    try:
+        async with asyncio.timeout(BODY_DEADLINE):
+            async for piece in request.content.iter_any():
+                pieces += piece
+                if len(pieces) > DEFAULT.raw:
+                    raise _too_large(None)
+    except TimeoutError:
+        detail = f"{len(pieces):,} bytes came in {BODY_DEADLINE:g} s"
+        remedy = "send fewer batches at once"
+        raise Problem(408, "The body came too slowly", detail, remedy, headers={"Connection": "close"}) from None
+    except (web.HTTPException, ConnectionError):
+        raise
+    except ValueError as error:
+        raise Problem(
+            400, "The body cannot be read", str(error)[:200], "check the transfer encoding", "body"
+        ) from error
+    return bytes(pieces)
+
+
+def _decode(raw: bytes, encoding: str) -> list[Checked]:
+    return [check_batch(batch) for batch in decode_body(raw, encoding)]
+
+
+def _too_large(length: int | None) -> Problem:
+    size = "more" if length is None else f"{length:,} bytes"
+    detail = f"{size} on the wire; at most {DEFAULT.raw:,}"
+    return Problem(413, "The body is too large", detail, "send fewer batches at once", "body", {"Connection": "close"})

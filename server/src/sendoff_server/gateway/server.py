@@ -1,0 +1,187 @@
+"""The gateway's process: open the store, listen, clean up in the background, stop in reverse."""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+from aiohttp.web_protocol import RequestHandler
+
+from sendoff_server.aggregate import Limits, make_core
+from sendoff_server.gateway import access, problems
+from sendoff_server.gateway.api import Api
+from sendoff_server.gateway.ingest import Ingest
+from sendoff_server.gateway.pages import Pages
+from sendoff_server.gateway.store import Store, open_store
+from sendoff_server.gateway.upkeep import Upkeep
+
+if TYPE_CHECKING:
+    from sendoff_server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+HEAD_DEADLINE = 10.0
+"""Seconds until the first request's head must be there. Later heads are covered by the keep-alive time."""
+KEEP_ALIVE = 75.0
+SECURITY = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; font-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+}
+
+
+class Gateway:
+    """Takes batches in and shows what is in them. ``addresses`` is known after ``start``."""
+
+    def __init__(self, settings: "Settings", *, now: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+        self._settings = settings.gateway
+        self._now = now
+        self.addresses: dict[str, str] = {}
+        self._waiting: dict[RequestHandler, asyncio.TimerHandle] = {}
+        self._store: Store | None = None
+        self._servers: list[asyncio.Server] = []
+
+    def __repr__(self) -> str:
+        state = "listening" if self._servers else "stopped"
+        return f"<Gateway {state} {self.addresses}>"
+
+    async def start(self) -> None:
+        """Raises ``StoreError`` (the store cannot be opened) or ``OSError`` (the address cannot be listened on)."""
+        sockets = _listen(self._settings.listen)
+        try:
+            self._store = await asyncio.to_thread(open_store, self._settings.data_dir / "gateway")
+        except BaseException:
+            for each in sockets:
+                each.close()
+            raise
+        core = make_core(Limits())
+        keep = self._settings.retention
+        self._upkeep = Upkeep(self._store, keep, core.merge, now=self._now)
+        self._ingest = Ingest(self._store, core.merge, dedupe_s=self._upkeep.dedupe_s, now=self._now)
+        names = [each.getsockname() for each in sockets]
+        self._runner = web.AppRunner(
+            self._app(loopback=all(access.is_loopback(name[0]) for name in names)),
+            # Bodies are decompressed by us, with limits; the server underneath must not touch them.
+            auto_decompress=False,
+            access_log=None,
+            keepalive_timeout=KEEP_ALIVE,
+            handle_signals=False,
+        )
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        for each in sockets:
+            self._servers.append(await loop.create_server(self._accept, sock=each, backlog=512))
+        self.addresses = {"http": _shown(names[0])}
+        self._upkeep.start()
+        log.info("gateway listens on http://%s", self.addresses["http"])
+
+    async def stop(self, drain_s: float = 10.0) -> None:
+        """Finish what was begun within ``drain_s`` seconds, then close."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        if self._store is None:
+            return
+        await self._upkeep.stop()
+        if self._runner.server is not None:
+            self._runner.server.pre_shutdown()
+            await self._runner.server.shutdown(drain_s)
+        await self._runner.cleanup()
+        for timer in self._waiting.values():
+            timer.cancel()
+        self._waiting.clear()
+        self._ingest.close()
+        await asyncio.to_thread(self._store.close)
+        self._store = None
+
+    def _app(self, *, loopback: bool) -> web.Application:
+        assert self._store is not None
+        api = Api(self._store, loopback=loopback, now=self._now)
+        pages = Pages(api)
+        app = web.Application(middlewares=[self._began, problems.middleware(pages.problem)], client_max_size=0)
+        app.on_response_prepare.append(_secure)
+        app.router.add_post("/v1/batches", self._ingest.post)
+        app.router.add_get("/healthz", self._health)
+        app.router.add_get("/readyz", self._ready)
+        api.add_routes(app.router)
+        pages.add_routes(app.router)
+        return app
+
+    def _accept(self) -> asyncio.Protocol:
+        """A new connection. aiohttp waits for the first head for ever; we do not."""
+        assert self._runner.server is not None
+        protocol: RequestHandler = self._runner.server()
+        loop = asyncio.get_running_loop()
+        self._waiting[protocol] = loop.call_later(HEAD_DEADLINE, self._too_slow, protocol)
+        return protocol
+
+    def _too_slow(self, protocol: RequestHandler) -> None:
+        self._waiting.pop(protocol, None)
+        protocol.force_close()
+
+    @property
+    def _began(self) -> Middleware:
+        @web.middleware
+        async def began(request: web.Request, handler: problems.Handler) -> web.StreamResponse:
+            timer = self._waiting.pop(request.protocol, None)
+            if timer is not None:
+                timer.cancel()
+            return await handler(request)
+
+        return began
+
+    async def _health(self, request: web.Request) -> web.Response:
+        """The process answers."""
+        return web.json_response({"status": "ok"})
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        """The store takes writes."""
+        assert self._store is not None
+        async with asyncio.timeout(5):
+            await asyncio.wrap_future(self._store.writer.submit(lambda db: None))
+        failing = self._store.writer.failing
+        if failing:
+            raise problems.retry_later("The gateway cannot store", failing, 30)
+        return web.json_response({"status": "ready"})
+
+
+async def _secure(request: web.Request, response: web.StreamResponse) -> None:
+    for name, value in SECURITY.items():
+        response.headers.setdefault(name, value)
+    response.headers.setdefault("Cache-Control", "no-store")
+
+
+def _listen(address: str) -> list[socket.socket]:
+    """Listening sockets for ``host:port``. Raises ``OSError`` naming the address and the setting."""
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(
+            host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        return [_bound(family, where) for family, _, _, _, where in found[:1]]
+    except (OSError, ValueError, OverflowError) as error:
+        raise OSError(f"cannot listen on {address} ({error}); change gateway.listen") from error
+
+
+def _bound(family: int, where: object) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind(where)  # type: ignore[arg-type]
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _shown(name: tuple[str, int]) -> str:
+    host, port = name[0], name[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,96 @@
+"""Opening the gateway's SQLite file: what must be true of it, and what to do when it is not.
+
+One file, ``gateway.sqlite3``. WAL, so that readers never wait for the writer. ``sendoff gateway keys`` opens it beside
+a running gateway; SQLite before 3.51.3 could lose committed writes in that shape, so older ones are refused.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import apsw
+
+from sendoff_server.gateway.store.sql import SCHEMA
+
+FILE = "gateway.sqlite3"
+VERSION = 1
+OLDEST_SQLITE = (3, 51, 3)
+
+_UNREACHABLE = (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError, apsw.IOError, apsw.FullError)
+
+MIGRATIONS: dict[int, Callable[[apsw.Connection], None]] = {}
+"""From version n to n + 1: run in one transaction when a file of version n is opened. Never removed, only added to."""
+
+
+class StoreError(Exception):
+    """The store cannot be opened. The message names the file, what is wrong with it, and the remedy."""
+
+
+def require_sqlite(version: str) -> None:
+    """Raises ``StoreError`` when SQLite is older than it may be."""
+    if tuple(int(part) for part in version.split(".")[:3]) < OLDEST_SQLITE:
+        oldest = ".".join(map(str, OLDEST_SQLITE))
+        raise StoreError(f"SQLite {version} can lose committed data; install apsw with SQLite {oldest} or newer")
+
+
+def open_for_writing(folder: Path) -> apsw.Connection:
+    """Open the store in ``folder``, make or migrate it if need be. Raises ``StoreError``."""
+    require_sqlite(apsw.sqlite_lib_version())
+    path = folder / FILE
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        db = apsw.Connection(str(path))
+        _prepare(db)
+        _migrate(db, path)
+        return db
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise StoreError(
+            f"{path} is damaged ({error}). Nothing was changed. Restore it from a backup, or move it and the files "
+            f"beside it ({FILE}-wal, {FILE}-shm) aside to begin anew; sqlite3's .recover reads what is left in it"
+        ) from error
+    except (*_UNREACHABLE, OSError) as error:
+        raise StoreError(
+            f"{path} cannot be opened ({error}). Make the folder writable for this user, free space on its disk, or "
+            f"set gateway.data_dir to another folder"
+        ) from error
+
+
+def open_for_reading(folder: Path) -> apsw.Connection:
+    """A connection that cannot write. The store must be open for writing elsewhere in this process or have been made."""
+    db = apsw.Connection(str(folder / FILE), flags=apsw.SQLITE_OPEN_READONLY)
+    db.set_busy_timeout(5_000)
+    # Read-only connections may be handed other people's texts; nothing in the schema needs functions with side effects.
+    db.pragma("trusted_schema", 0)
+    db.pragma("cache_size", -16_384)
+    return db
+
+
+def _prepare(db: apsw.Connection) -> None:
+    # The keys commands write from another process: wait for them instead of failing.
+    db.set_busy_timeout(5_000)
+    # A transaction here always writes; begun as a reader it could lose its place to the keys commands.
+    db.transaction_mode = "IMMEDIATE"
+    # Must come before the first table. Deleting old data then gives its pages back to the disk.
+    if not db.pragma("user_version"):
+        db.pragma("auto_vacuum", 2)
+    db.pragma("journal_mode", "wal")
+    # An answer of 200 promises that the data is on the disk: every commit is synced.
+    db.pragma("synchronous", 2)
+    # A burst may grow the WAL; without this it would keep that size for ever.
+    db.pragma("journal_size_limit", 67_108_864)
+    db.pragma("cache_size", -32_768)
+    db.pragma("trusted_schema", 0)
+
+
+def _migrate(db: apsw.Connection, path: Path) -> None:
+    with db:
+        # Another process may have made the file in the meantime, so look inside the transaction.
+        version = int(str(db.pragma("user_version")))
+        if version == 0:
+            db.execute(SCHEMA)
+        elif version > VERSION:
+            raise StoreError(f"{path} is of a newer sendoff (version {version}, this one knows {VERSION}); upgrade")
+        else:
+            for step in range(version, VERSION):
+                MIGRATIONS[step](db)
+        if version != VERSION:
+            db.pragma("user_version", VERSION)

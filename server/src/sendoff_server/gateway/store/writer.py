@@ -1,0 +1,108 @@
+"""The one thread that writes. Work that waits is committed together, so a sync is paid once for many requests."""
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import apsw
+
+T = TypeVar("T")
+GROUP = 64
+"""Pieces of work in one transaction at most."""
+
+
+class Busy(Exception):
+    """Too much work waits for the disk. Try again later."""
+
+
+class DiskFailed(Exception):
+    """The disk is full or fails; nothing of this piece of work was stored."""
+
+
+@dataclass(slots=True)
+class _Work:
+    run: Callable[[apsw.Connection], Any]
+    done: "Future[Any]" = field(default_factory=Future)
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Writer:
+    """Owns the writing connection. ``submit`` may be called from any thread."""
+
+    def __init__(self, db: apsw.Connection, *, waiting: int = 256) -> None:
+        self._db = db
+        self._queue: queue.Queue[_Work | None] = queue.Queue(waiting)
+        self._thread = threading.Thread(target=self._loop, name="gateway-writer", daemon=True)
+        self.failing: str | None = None
+        """Why the last commit failed; None when it did not."""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish what waits, then close the connection. Blocks."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def submit(self, run: Callable[[apsw.Connection], T]) -> "Future[T]":
+        """Have ``run`` called within a transaction; the future is set after the commit. Raises ``Busy``."""
+        work = _Work(run)
+        try:
+            self._queue.put_nowait(work)
+        except queue.Full:
+            raise Busy("the disk cannot keep up") from None
+        return work.done
+
+    def _loop(self) -> None:
+        ending = False
+        while not ending:
+            group = [self._queue.get()]
+            while len(group) < GROUP and not self._queue.empty():
+                group.append(self._queue.get_nowait())
+            ending = None in group
+            works = [work for work in group if work is not None and work.done.set_running_or_notify_cancel()]
+            if works:
+                self._commit(works)
+        self._db.close()
+
+    def _commit(self, works: list[_Work]) -> None:
+        try:
+            with self._db:
+                for work in works:
+                    self._run(work)
+        except Exception as error:  # noqa: BLE001 - whatever failed, nothing was stored and everyone must be told
+            failure = _translate(error)
+            self.failing = str(failure)
+            for work in works:
+                work.done.set_exception(failure)
+            return
+        self.failing = None
+        for work in works:
+            if work.error is not None:
+                work.done.set_exception(work.error)
+            else:
+                work.done.set_result(work.result)
+
+    def _run(self, work: _Work) -> None:
+        """One piece fails alone: a savepoint takes back what it did. A failing disk fails the whole group."""
+        try:
+            with self._db:
+                work.result = work.run(self._db)
+        except (apsw.FullError, apsw.IOError, apsw.BusyError, apsw.CorruptError, apsw.NotADBError):
+            raise
+        except Exception as error:  # noqa: BLE001 - handed to the one who asked
+            work.error = error
+
+
+def _translate(error: Exception) -> Exception:
+    if isinstance(error, apsw.FullError):
+        return DiskFailed("the disk is full")
+    if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+        return DiskFailed(f"the store is damaged ({error})")
+    if isinstance(error, apsw.Error):
+        return DiskFailed(f"the disk fails ({error})")
+    return error
