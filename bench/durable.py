@@ -7,9 +7,8 @@ import subprocess
 import sys
 import time
 
-from demo.parts import Stage, get_json, wait_until
-
 from bench.machine import Table, cpu_seconds, stage, started
+from demo.parts import Stage, get_json, wait_until
 
 EVENTS = 20_000
 SIZE = 2_000

@@ -7,9 +7,8 @@ import subprocess
 import sys
 import time
 
-from demo.parts import answers
-
 from bench.machine import Table, resident_mib, stage
+from demo.parts import answers
 
 IMPORT = "import time; began = time.perf_counter(); import sendoff; print(time.perf_counter() - began)"
 

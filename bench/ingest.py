@@ -9,9 +9,8 @@ import statistics
 import time
 from typing import TYPE_CHECKING
 
-from demo.parts import get_json, wait_until
-
 from bench.machine import Table, cpu_seconds, stage, started
+from demo.parts import get_json, wait_until
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -5,9 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING
 
-from demo import traffic
-
 from bench.machine import Table, stage, started
+from demo import traffic
 
 if TYPE_CHECKING:
     from demo.parts import Stage
