@@ -1,0 +1,36 @@
+"""The durable store of what is not delivered yet."""
+
+from sendoff_server.spool.errors import SpoolClosed, SpoolError, SpoolFailed, SpoolFull, SpoolLocked, SpoolTooNew
+from sendoff_server.spool.records import (
+    UNASSIGNED,
+    ClientState,
+    Dead,
+    Delivered,
+    EventIn,
+    OutputSpec,
+    RefusedLine,
+    Sealed,
+    Settlement,
+    Split,
+)
+from sendoff_server.spool.spool import Spool
+
+__all__ = [
+    "UNASSIGNED",
+    "ClientState",
+    "Dead",
+    "Delivered",
+    "EventIn",
+    "OutputSpec",
+    "RefusedLine",
+    "Sealed",
+    "Settlement",
+    "Split",
+    "Spool",
+    "SpoolClosed",
+    "SpoolError",
+    "SpoolFailed",
+    "SpoolFull",
+    "SpoolLocked",
+    "SpoolTooNew",
+]

@@ -1,0 +1,161 @@
+"""What comes in: events are sealed at once, a second of metrics becomes a journal row. Counted where it is stored."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from sendoff_server.spool.accounts import Tally
+from sendoff_server.spool.items import EVENTS, JOURNAL, add_item, runs
+from sendoff_server.spool.records import UNASSIGNED, EventIn, OutputSpec, Rotation
+from sendoff_server.spool.sql import tell
+from sendoff_server.spool.writer import Put, Transaction
+
+BATCH_EVENTS = 1_000
+BATCH_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A rotation as the writer's thread gets it: a copy that nobody else changes."""
+
+    ord: tuple[int, int]
+    made_ms: int
+    lines: list[bytes]
+    points: dict[str, int]
+    lost: dict[str, dict[str, int]]
+    lines_received: dict[str, int]
+    lines_rejected: dict[str, dict[str, int]]
+    gauges: list[bytes]
+
+    @classmethod
+    def of(cls, rotation: Rotation) -> "Copied":
+        return cls(
+            (rotation.ord[0], rotation.ord[1]),
+            rotation.made_ms,
+            list(rotation.lines),
+            {source: n for source, n in rotation.points.items() if n},
+            {source: dict(reasons) for source, reasons in rotation.lost.items()},
+            dict(rotation.lines_received),
+            {source: dict(reasons) for source, reasons in rotation.lines_rejected.items()},
+            list(rotation.gauges),
+        )
+
+
+class Intake:
+    """Stores for the outputs of this run."""
+
+    def __init__(self, outputs: Sequence[OutputSpec], agent: str, host: str, epoch: int) -> None:
+        self._outputs = outputs or [OutputSpec(UNASSIGNED, 10_000)]
+        self._agent = agent
+        self._host = host
+        self._epoch = epoch
+        self._numbers = count(1)
+
+    def header(self, name: str, kind: str, lines: int, made_ms: int) -> dict[str, Any]:
+        """A batch's header (wire format, section 6)."""
+        return {
+            "batch": name,
+            "schema": 1,
+            "type": kind,
+            "count": lines,
+            "agent": self._agent,
+            "made": made_ms,
+            "host": self._host,
+        }
+
+    def store(self, transaction: Transaction, puts: Sequence[Put], now_ms: int) -> None:
+        """All events of a group of puts, as few batches as the caps allow, and the clients that they came from."""
+        for events in _cut([event for put in puts for event in put.events]):
+            self._store_batch(transaction, events, now_ms)
+        clients = {row[0]: row for put in puts for row in put.clients}
+        tell(transaction.connection, "set_client", clients.values())
+
+    def _store_batch(self, transaction: Transaction, events: list[EventIn], now_ms: int) -> None:
+        # Never used again, even if this commit fails: a number says nothing, and the epoch is new with each start.
+        name = f"ev-{self._agent}-{self._epoch}-{next(self._numbers)}"
+        counts = Counter(event.source for event in events)
+        for output in self._outputs:
+            for source, n in counts.items():
+                transaction.tally.events(source, output.name, "received", n)
+                if not output.events:
+                    transaction.tally.events(source, output.name, "not_routed", n)
+        wanting = [output.name for output in self._outputs if output.events]
+        if wanting:
+            lines = [event.line for event in events]
+            header = self.header(name, "events", len(lines), now_ms)
+            sources = runs(event.source for event in events)
+            add_item(transaction.connection, EVENTS, header, lines, counts=counts, sources=sources, outputs=wanting)
+
+    def count_lost_events(self, tally: Tally, by_source: Mapping[str, int], reason: str) -> None:
+        """Events that were received but could not be stored."""
+        for output in self._outputs:
+            for source, n in by_source.items():
+                tally.events(source, output.name, "received", n)
+                tally.events(source, output.name, "lost", n, reason)
+
+    def journal(self, transaction: Transaction, rotation: Copied) -> None:
+        """One second of metrics: its row, its counts, its gauges. In a full spool the points are lost, and counted."""
+        count_rotation(transaction.tally, rotation, "spool_full" if transaction.full else None)
+        self._set_gauges(transaction, rotation.gauges)
+        points = sum(rotation.points.values())
+        if transaction.full or not (rotation.lines or points):
+            return
+        for output in self._outputs:
+            transaction.tally.points_out(output.name, "journaled", points)
+            if not output.metrics:
+                transaction.tally.points_out(output.name, "not_routed", points)
+        wanting = [output.name for output in self._outputs if output.metrics]
+        if wanting:
+            name = f"jr-{rotation.ord[0]}-{rotation.ord[1]}"
+            add_item(
+                transaction.connection,
+                JOURNAL,
+                self.header(name, "journal", len(rotation.lines), rotation.made_ms),
+                rotation.lines,
+                counts={"": points},
+                sources=rotation.points,
+                outputs=wanting,
+                window=rotation.ord,
+            )
+
+    def _set_gauges(self, transaction: Transaction, gauges: Sequence[bytes]) -> None:
+        states = (gauge.partition(b"\0") for gauge in gauges)
+        tell(transaction.connection, "set_gauge", [(key, state) for key, _, state in states])
+
+    def keep_gauges(self, transaction: Transaction, rotation: Copied) -> None:
+        """The gauges of a rotation whose points were given up: the application still counts from them."""
+        self._set_gauges(transaction, rotation.gauges)
+
+
+def count_rotation(tally: Tally, rotation: Copied, given_up: str | None) -> None:
+    """A rotation's points and lines. ``given_up``: why its points were not journaled, or None if they were."""
+    for source, n in rotation.points.items():
+        tally.points_in(source, "received", n)
+        tally.points_in(source, "lost" if given_up else "journaled", n, given_up or "")
+    for source, reasons in rotation.lost.items():
+        for reason, n in reasons.items():
+            tally.points_in(source, "received", n)
+            tally.points_in(source, "lost", n, reason)
+    for source, n in rotation.lines_received.items():
+        rejected = rotation.lines_rejected.get(source, {})
+        tally.lines(source, "received", n)
+        tally.lines(source, "accepted", n - sum(rejected.values()))
+    for source, reasons in rotation.lines_rejected.items():
+        for reason, n in reasons.items():
+            tally.lines(source, "rejected", n, reason)
+
+
+def _cut(events: Sequence[EventIn]) -> Iterator[list[EventIn]]:
+    """Pieces of at most 1,000 events and about 1 MiB."""
+    piece: list[EventIn] = []
+    size = 0
+    for event in events:
+        if piece and (len(piece) == BATCH_EVENTS or size + len(event.line) > BATCH_BYTES):
+            yield piece
+            piece, size = [], 0
+        piece.append(event)
+        size += len(event.line) + 1
+    if piece:
+        yield piece

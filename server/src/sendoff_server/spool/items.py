@@ -1,0 +1,110 @@
+"""Items of the spool: put in, read back with their checksum verified, and taken out."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import groupby
+from typing import Any, cast
+
+import apsw
+import msgspec
+import xxhash
+
+from sendoff_server.spool.records import Sealed
+from sendoff_server.spool.sql import QUERIES, ask, tell
+from sendoff_server.wire.batch import BodyLimits, decode_body, encode_batch
+
+EVENTS, SNAPSHOT, JOURNAL = 0, 1, 2
+KINDS: Mapping[int, Any] = {EVENTS: "events", SNAPSHOT: "snapshot", JOURNAL: "journal"}
+
+_OWN = BodyLimits(raw=1 << 31, decoded=1 << 31, batches=1, line=1 << 31, members=1, lines=1 << 31)
+"""What the spool wrote itself and has just checked needs no limits."""
+
+
+class DamagedBlob(Exception):
+    """A blob is not what was stored."""
+
+
+def checksum(blob: bytes) -> bytes:
+    """128 bits of XXH3: a flipped bit is what it is to find, not an attacker who can write to the disk."""
+    return xxhash.xxh3_128_digest(blob)
+
+
+def unseal(blob: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    """Header and lines of a blob whose checksum was verified."""
+    batch = decode_body(blob, "zstd", _OWN)[0]
+    return batch.header, batch.lines
+
+
+def add_item(
+    connection: apsw.Connection,
+    kind: int,
+    header: dict[str, Any],
+    lines: Sequence[bytes],
+    *,
+    counts: Mapping[str, int],
+    sources: Any,
+    outputs: Iterable[str],
+    window: tuple[int, int] = (0, 0),
+    blob: bytes | None = None,
+) -> int:
+    """Store a batch for some outputs. ``counts``: events by source, or points with the source ''. Returns its item."""
+    blob = blob if blob is not None else encode_batch(header, lines)
+    values = {
+        "id": header["batch"],
+        "kind": kind,
+        "epoch": window[0],
+        "window": window[1],
+        "made": header["made"],
+        "lines": len(lines),
+        "n": sum(counts.values()),
+        "decoded": sum(map(len, lines)) + len(lines) + 300,
+        "sources": msgspec.json.encode(sources).decode(),
+        "checksum": checksum(blob),
+        "blob": blob,
+    }
+    item = int(ask(connection, "add_item", values)[0][0])
+    tell(connection, "add_content", [(item, source, n) for source, n in counts.items()])
+    tell(connection, "add_delivery", [(output, kind, item) for output in outputs])
+    return item
+
+
+def take(connection: apsw.Connection, output: str, kind: int, item: int) -> bool:
+    """An output is done with an item. False if it was before, and then nothing may be counted."""
+    done = ask(connection, "take_delivery", {"output": output, "kind": kind, "item": item})
+    ask(connection, "drop_item", {"item": item})
+    return bool(done)
+
+
+def runs(sources: Iterable[str]) -> list[list[Any]]:
+    """The sources of an events batch's lines, as they are kept: [[source, lines], …]."""
+    return [[source, sum(1 for _ in run)] for source, run in groupby(sources)]
+
+
+def read_waiting(
+    connection: apsw.Connection, query: str, output: str, most: int, room: int
+) -> tuple[list[Sealed], list[int]]:
+    """Sealed batches up to a number and a size, and the items whose blob is damaged."""
+    found: list[Sealed] = []
+    damaged: list[int] = []
+    # Row by row, since the blobs of a backlog would not fit in memory; closed, since an open cursor pins the log.
+    with closing(connection.execute(QUERIES[query], {"output": output, "most": most})) as rows:
+        for item, name, kind, lines, n, made, decoded, expected, blob in cast("Iterator[tuple[Any, ...]]", rows):
+            if checksum(blob) != expected:
+                damaged.append(item)
+                continue
+            room -= len(blob)
+            if room < 0 and found:
+                break
+            found.append(Sealed(item, name, KINDS[kind], lines, n, made, decoded, blob))
+    return found, damaged
+
+
+def read_blob(connection: apsw.Connection, item: int) -> bytes:
+    """An item's blob. Raises ``DamagedBlob``, also if the item is gone."""
+    rows = ask(connection, "blob", {"item": item})
+    if not rows:
+        raise DamagedBlob(f"item {item} is gone")
+    expected, blob = rows[0]
+    if checksum(blob) != expected:
+        raise DamagedBlob(f"item {item} is not what was stored")
+    return bytes(blob)

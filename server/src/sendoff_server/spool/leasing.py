@@ -1,0 +1,199 @@
+"""From journal rows to sealed snapshots: choosing rows, merging them, and the one transaction that seals the result.
+
+Reading and merging happen outside the writer's thread, since a merge may take seconds; only ``seal`` runs in it. That
+is safe because nobody else takes an output's journal rows away: leases of one output exclude each other.
+"""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import apsw
+import msgspec
+
+from sendoff_server.spool.items import JOURNAL, SNAPSHOT, DamagedBlob, add_item, read_blob, take, unseal
+from sendoff_server.spool.sql import ask
+from sendoff_server.spool.writer import Transaction
+from sendoff_server.wire.batch import encode_batch
+
+log = logging.getLogger(__name__)
+
+Merge = Callable[[Iterable[Iterable[bytes]], int], list[bytes]]
+
+PART_BYTES = 4 * 1024 * 1024
+"""A merged snapshot beyond this is sealed in several parts."""
+MERGE_ROWS = 600
+MERGE_BYTES = 64 * 1024 * 1024
+"""What one merge takes at most; the rest of a backlog is for the next lease. Rows are decoded one at a time."""
+_CLOCK_JUMP_MS = 10_000
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class _Points(msgspec.Struct):
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A journal row without its blob."""
+
+    item: int
+    epoch: int
+    window: int
+    made: int
+    n: int
+    decoded: int
+    sources: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A finished part of a merged snapshot, ready to be stored."""
+
+    header: dict[str, object]
+    lines: list[bytes]
+    points: int
+    blob: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What became of some rows: parts to seal, and rows that could not be used."""
+
+    rows: list[Row]
+    parts: list[Part]
+    damaged: list[int]
+
+
+def choose(connection: apsw.Connection, output: str, interval_ms: int, now_ms: int, epoch: int) -> list[Row]:
+    """The newest journal rows of an output whose interval is over, up to what one merge takes, all of one epoch."""
+    most = MERGE_ROWS + interval_ms // 1000 + 1
+    rows = ask(connection, "free_journal", {"output": output, "most": most})
+    chosen: list[Row] = []
+    size = 0
+    for row in (Row(*values) for values in rows):
+        if not chosen and not _complete(row, interval_ms, now_ms, epoch):
+            continue
+        size += row.decoded
+        if chosen and (row.epoch != chosen[0].epoch or size > MERGE_BYTES or len(chosen) == MERGE_ROWS):
+            break
+        chosen.append(row)
+    return chosen
+
+
+def _complete(row: Row, interval_ms: int, now_ms: int, epoch: int) -> bool:
+    """Whether the interval that a row belongs to is over: no more rows can come for it."""
+    # A rotation is made just after its second ended. A row of another run, or from a future that a clock's jump back
+    # has made unreachable, is complete: nothing else will come to it.
+    interval_end = ((row.made - 1_000) // interval_ms + 1) * interval_ms
+    return interval_end <= now_ms or row.epoch != epoch or row.made > now_ms + _CLOCK_JUMP_MS
+
+
+def merge_rows(
+    connection: apsw.Connection,
+    rows: Sequence[Row],
+    merge: Merge,
+    interval_ms: int,
+    base: dict[str, object],
+    output: str,
+) -> Merged:
+    """Merge rows and finish the parts. Rows that are damaged, or that the core refuses, are set apart."""
+    damaged: list[int] = []
+    good: list[Row] = []
+    for row in rows:
+        try:
+            read_blob(connection, row.item)
+            good.append(row)
+        except DamagedBlob as error:
+            log.error("a second of metrics is damaged and lost: %s", error)
+            damaged.append(row.item)
+    try:
+        lines = merge(_decoded(connection, good), interval_ms)
+    except Exception:
+        # One row in it must be at fault: find it, and keep the others.
+        log.exception("a snapshot could not be merged")
+        bad = [row for row in good if not _mergeable(connection, row, merge, interval_ms)]
+        damaged += [row.item for row in bad]
+        good = [row for row in good if row not in bad]
+        lines = merge(_decoded(connection, good), interval_ms) if bad else []
+        if not bad:
+            raise
+    parts = list(_parts(lines, good, base, output)) if good else []
+    return Merged(good, parts, damaged)
+
+
+def seal(transaction: Transaction, output: str, merged: Merged) -> None:
+    """Rows out, parts in. Raises ``RuntimeError``, which undoes it all, if a row is not there any more."""
+    connection = transaction.connection
+    for row in merged.rows:
+        if not take(connection, output, JOURNAL, row.item):
+            raise RuntimeError(f"journal row {row.item} was taken from {output} while it was merged")
+    sources: Counter[str] = Counter()
+    for row in merged.rows:
+        sources.update(msgspec.json.decode(row.sources, type=dict[str, int]))
+    for part in merged.parts:
+        add_item(
+            connection,
+            SNAPSHOT,
+            part.header,
+            part.lines,
+            counts={"": part.points},
+            sources=dict(sources),
+            outputs=[output],
+            blob=part.blob,
+        )
+
+
+def batch_id(agent: str, output: str, covers: Sequence[int]) -> str:
+    """A snapshot's id, a function of (agent, output, covers)."""
+    name = output if _PLAIN.fullmatch(output) else blake2b(output.encode(), digest_size=12).hexdigest()
+    return f"sn-{agent}-{name}-" + "-".join(map(str, covers))
+
+
+def points_of(line: bytes) -> int:
+    """How many points a snapshot line holds."""
+    return msgspec.json.decode(line, type=_Points).n
+
+
+def _decoded(connection: apsw.Connection, rows: Sequence[Row]) -> Iterator[list[bytes]]:
+    for row in rows:
+        yield unseal(read_blob(connection, row.item))[1]
+
+
+def _mergeable(connection: apsw.Connection, row: Row, merge: Merge, interval_ms: int) -> bool:
+    try:
+        return all(points_of(line) >= 0 for line in merge(_decoded(connection, [row]), interval_ms))
+    except Exception:
+        log.exception("the core refuses what it journaled at %d: these points are lost", row.made)
+        return False
+
+
+def _parts(lines: Sequence[bytes], rows: Sequence[Row], base: dict[str, object], output: str) -> Iterator[Part]:
+    first, last = min(row.window for row in rows), max(row.window for row in rows)
+    for number, piece in enumerate(_cut(lines)):
+        covers = [rows[0].epoch, first, last, number]
+        header = {
+            **base,
+            "batch": batch_id(str(base["agent"]), output, covers),
+            "type": "snapshot",
+            "count": len(piece),
+            "made": max(row.made for row in rows),
+            "covers": covers,
+        }
+        yield Part(header, piece, sum(map(points_of, piece)), encode_batch(header, piece))
+
+
+def _cut(lines: Sequence[bytes]) -> Iterator[list[bytes]]:
+    piece: list[bytes] = []
+    size = 0
+    for line in lines:
+        if piece and size + len(line) > PART_BYTES:
+            yield piece
+            piece, size = [], 0
+        piece.append(line)
+        size += len(line) + 1
+    if piece:
+        yield piece

@@ -1,0 +1,26 @@
+"""One agent a spool, by a lock of the kernel's: it goes when its holder goes, however that ends."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from sendoff_server.spool.errors import SpoolLocked
+
+
+class Lock:
+    """Holds ``path`` locked from construction to ``release()``. Raises ``SpoolLocked`` naming the holder."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            written = os.read(self._file, 32)
+            os.close(self._file)
+            raise SpoolLocked(str(path.parent), int(written) if written.strip().isdigit() else None) from None
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Give the lock back. The file stays: deleting it would let two processes each lock one of the same name."""
+        os.close(self._file)

@@ -1,0 +1,151 @@
+-- Every statement the spool runs, each with a name and a sentence.
+
+-- name: get_meta
+-- One value kept about the spool itself.
+SELECT value FROM meta WHERE key = :key;
+
+-- name: meta
+-- All that is kept about the spool itself.
+SELECT key, value FROM meta;
+
+-- name: set_meta
+-- Keep one value about the spool itself.
+INSERT INTO meta (key, value) VALUES (:key, :value) ON CONFLICT (key) DO UPDATE SET value = excluded.value;
+
+-- name: bump
+-- Add to one running total.
+INSERT INTO count (book, source, output, name, reason, n) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (book, source, output, name, reason) DO UPDATE SET n = n + excluded.n;
+
+-- name: counts
+-- All running totals.
+SELECT book, source, output, name, reason, n FROM count WHERE n <> 0;
+
+-- name: pending
+-- What the rows say is pending: events by output and source, points by output.
+SELECT d.kind = 0, d.output, c.source, sum(c.n)
+FROM delivery d JOIN content c ON c.item = d.item
+GROUP BY d.kind = 0, d.output, c.source;
+
+-- name: add_item
+-- Keep one item.
+INSERT INTO item (id, kind, epoch, window, made, lines, n, decoded, sources, checksum, blob)
+VALUES (:id, :kind, :epoch, :window, :made, :lines, :n, :decoded, :sources, :checksum, :blob) RETURNING item;
+
+-- name: add_content
+-- Say how many of each source an item holds.
+INSERT INTO content (item, source, n) VALUES (?, ?, ?);
+
+-- name: add_delivery
+-- An output is to get an item.
+INSERT INTO delivery (output, kind, item) VALUES (?, ?, ?);
+
+-- name: take_delivery
+-- An output is done with an item; no row back means that it was done before.
+DELETE FROM delivery WHERE output = :output AND kind = :kind AND item = :item RETURNING item;
+
+-- name: drop_item
+-- An item goes when every output is done with it.
+DELETE FROM item WHERE item = :item AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.item = :item);
+
+-- name: waiting_events
+-- An output's event batches, oldest first.
+SELECT i.item, i.id, i.kind, i.lines, i.n, i.made, i.decoded, i.checksum, i.blob
+FROM delivery d JOIN item i ON i.item = d.item
+WHERE d.output = :output AND d.kind = 0 ORDER BY d.item LIMIT :most;
+
+-- name: waiting_snapshots
+-- An output's sealed snapshots, newest first: live numbers before the backlog.
+SELECT i.item, i.id, i.kind, i.lines, i.n, i.made, i.decoded, i.checksum, i.blob
+FROM delivery d JOIN item i ON i.item = d.item
+WHERE d.output = :output AND d.kind = 1 ORDER BY d.item DESC LIMIT :most;
+
+-- name: free_journal
+-- An output's journal rows without their blobs, newest first.
+SELECT i.item, i.epoch, i.window, i.made, i.n, i.decoded, i.sources
+FROM delivery d JOIN item i ON i.item = d.item
+WHERE d.output = :output AND d.kind = 2 ORDER BY d.item DESC LIMIT :most;
+
+-- name: blob
+-- One item's blob.
+SELECT checksum, blob FROM item WHERE item = :item;
+
+-- name: item
+-- One item without its blob.
+SELECT id, kind, lines, n, made, sources FROM item WHERE item = :item;
+
+-- name: outputs_of_item
+-- Who still waits for an item.
+SELECT output FROM delivery WHERE item = :item;
+
+-- name: contents_of_item
+-- How many of each source an item holds.
+SELECT source, n FROM content WHERE item = :item;
+
+-- name: delete_item
+-- Give an item up for every output.
+DELETE FROM item WHERE item = :item;
+
+-- name: outputs_with_rows
+-- Every output that anything waits for.
+SELECT DISTINCT output FROM delivery;
+
+-- name: contents_of_output
+-- What waits for one output, in total.
+SELECT d.kind, c.source, sum(c.n) FROM delivery d JOIN content c ON c.item = d.item
+WHERE d.output = :output GROUP BY d.kind, c.source;
+
+-- name: hand_over
+-- What waits for one output is to wait for another too.
+INSERT OR IGNORE INTO delivery (output, kind, item)
+SELECT :heir, kind, item FROM delivery WHERE output = :output AND kind IN (SELECT value FROM json_each(:kinds));
+
+-- name: drop_output
+-- Nothing waits for an output any more.
+DELETE FROM delivery WHERE output = :output;
+
+-- name: drop_orphans
+-- Items that nobody waits for go.
+DELETE FROM item WHERE NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.item = item.item);
+
+-- name: set_client
+-- Keep what is known of a client.
+INSERT INTO client (client, state, seen, body) VALUES (?, ?, ?, ?)
+ON CONFLICT (client) DO UPDATE SET state = excluded.state, seen = excluded.seen, body = excluded.body;
+
+-- name: clients
+-- Every client that has not been folded.
+SELECT body FROM client;
+
+-- name: ended_clients
+-- Clients that ended and were last seen before a time.
+SELECT body FROM client WHERE state <> 'live' AND seen < :before;
+
+-- name: delete_client
+-- Forget a client.
+DELETE FROM client WHERE client = ?;
+
+-- name: set_gauge
+-- Keep a gauge's last value.
+INSERT INTO gauge (key, state) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET state = excluded.state;
+
+-- name: gauges
+-- Every gauge's last value.
+SELECT key, state FROM gauge;
+
+-- name: add_dead
+-- Keep a dead letter.
+INSERT INTO dead (output, batch, kind, at, status, code, excerpt, lines, n, checksum, blob)
+VALUES (:output, :batch, :kind, :at, :status, :code, :excerpt, :lines, :n, :checksum, :blob);
+
+-- name: dead_letters
+-- The newest dead letters, without their blobs.
+SELECT dead, output, batch, kind, at, status, code, excerpt, lines, n FROM dead ORDER BY dead DESC LIMIT :most;
+
+-- name: dead_blob
+-- One dead letter's batch.
+SELECT checksum, blob FROM dead WHERE dead = :dead;
+
+-- name: backlog
+-- By output: items waiting, their size, and when the oldest was made.
+SELECT d.output, count(*), min(i.made) FROM delivery d JOIN item i ON i.item = d.item GROUP BY d.output;

@@ -1,0 +1,136 @@
+"""What goes into the spool and what comes out of it, as plain values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+UNASSIGNED = "unassigned"
+"""Stands for the outputs while none is configured."""
+
+Kind = Literal["events", "snapshot"]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    """What the spool has to know of an output: its name, its interval, and what it wants."""
+
+    name: str
+    interval_ms: int
+    events: bool = True
+    metrics: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EventIn:
+    """One event on its way in: a line of wire format section 6 (no LF), its id, and the source it counts for."""
+
+    line: bytes
+    id: str
+    source: str
+
+
+@dataclass(slots=True)
+class ClientState:
+    """What the agent knows of one client (wire format, section 3). Times are Unix ms."""
+
+    client: str
+    service: str = ""
+    env: str = ""
+    release: str = ""
+    host: str = ""
+    pid: int = 0
+    lib: str = ""
+    source: str = "unknown"
+    upto: int = 0
+    refused: list[tuple[int, str]] = field(default_factory=list)
+    state: str = "live"
+    since: int = 0
+    seen: int = 0
+    events: int = 0
+    points: int = 0
+    next_n: int | None = None
+    gap: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+class Rotation(Protocol):
+    """What the core hands over every second. ``points``: points by source that ``lines`` hold."""
+
+    @property
+    def ord(self) -> tuple[int, int]: ...
+    @property
+    def made_ms(self) -> int: ...
+    @property
+    def lines(self) -> Sequence[bytes]: ...
+    @property
+    def points(self) -> Mapping[str, int]: ...
+    @property
+    def lost(self) -> Mapping[str, Mapping[str, int]]: ...
+    @property
+    def lines_received(self) -> Mapping[str, int]: ...
+    @property
+    def lines_rejected(self) -> Mapping[str, Mapping[str, int]]: ...
+    @property
+    def gauges(self) -> Sequence[bytes]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """One sealed batch of one output: it is sent as it is, under its id, until the answer is definite."""
+
+    item: int
+    id: str
+    kind: Kind
+    lines: int
+    n: int
+    """Events, or points."""
+    made_ms: int
+    decoded: int
+    """Bytes before compression."""
+    blob: bytes = field(repr=False)
+
+    @property
+    def root(self) -> str:
+        """The id of the batch that this is a piece of, or its own."""
+        return self.id.partition("/")[0]
+
+    @property
+    def half(self) -> bool:
+        return "/" in self.id
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedLine:
+    """A line (from 1) that the destination refused, with its code and words."""
+
+    line: int
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The destination has the batch for good, except for the lines it refused."""
+
+    batch: Sealed
+    refused: Sequence[RefusedLine] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """The destination refused the whole batch for good: a dead letter. ``status`` is the HTTP status."""
+
+    batch: Sealed
+    status: int
+    code: str
+    excerpt: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The destination refused the batch: its halves are tried instead. The batch has two lines or more."""
+
+    batch: Sealed
+
+
+Settlement = Delivered | Dead | Split

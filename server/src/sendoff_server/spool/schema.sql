@@ -1,0 +1,81 @@
+-- The spool of one agent. Delivery state is a row per (item, output): what is pending is what these rows say.
+
+CREATE TABLE meta (
+    key TEXT PRIMARY KEY,
+    value NOT NULL
+) WITHOUT ROWID;
+
+-- What is kept: an events batch (its blob shared by the outputs), a sealed snapshot (of one output), or a journal row
+-- (one second of metrics, never offered: a lease merges these and seals the result).
+CREATE TABLE item (
+    item INTEGER PRIMARY KEY AUTOINCREMENT,  -- rises in the order of arrival and is never used again
+    id TEXT NOT NULL UNIQUE,
+    kind INTEGER NOT NULL,                   -- 0 events, 1 snapshot, 2 journal
+    epoch INTEGER NOT NULL DEFAULT 0,        -- journal rows: the agent's run …
+    window INTEGER NOT NULL DEFAULT 0,       -- … and the number of the window
+    made INTEGER NOT NULL,                   -- Unix ms
+    lines INTEGER NOT NULL,
+    n INTEGER NOT NULL,                      -- events, or points
+    decoded INTEGER NOT NULL,                -- bytes before compression
+    sources TEXT NOT NULL,                   -- events: [[source, lines], …] in the order of the lines; else {source: points}
+    checksum BLOB NOT NULL,                  -- of the blob: SQLite's own checks do not see a flipped bit in it
+    blob BLOB NOT NULL                       -- last, so that the rest is read without it
+);
+
+-- One row for each output that has not taken the item yet.
+CREATE TABLE delivery (
+    output TEXT NOT NULL,
+    kind INTEGER NOT NULL,
+    item INTEGER NOT NULL REFERENCES item ON DELETE CASCADE,
+    PRIMARY KEY (output, kind, item)
+) WITHOUT ROWID;
+CREATE INDEX delivery_item ON delivery (item);
+
+-- How many events by source (or points, with source '') an item holds: small rows, so that asking for what is pending is cheap.
+CREATE TABLE content (
+    item INTEGER NOT NULL REFERENCES item ON DELETE CASCADE,
+    source TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    PRIMARY KEY (item, source)
+) WITHOUT ROWID;
+
+-- The books' running totals, changed only in the transaction that moves what they count.
+CREATE TABLE count (
+    book TEXT NOT NULL,    -- events, points_in, points_out, lines, clients
+    source TEXT NOT NULL,
+    output TEXT NOT NULL,
+    name TEXT NOT NULL,    -- received, delivered, lost …
+    reason TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    PRIMARY KEY (book, source, output, name, reason)
+) WITHOUT ROWID;
+
+-- Clients that have not been folded into totals: what was acknowledged, what was refused, and their numbers.
+CREATE TABLE client (
+    client TEXT PRIMARY KEY,
+    state TEXT NOT NULL,
+    seen INTEGER NOT NULL,
+    body BLOB NOT NULL     -- ClientState as JSON
+) WITHOUT ROWID;
+
+-- The last value of each gauge that relative changes build on, opaque to the spool.
+CREATE TABLE gauge (
+    key BLOB PRIMARY KEY,
+    state BLOB NOT NULL
+) WITHOUT ROWID;
+
+-- What a destination refused for good, with its words; the blob is a batch that can be sent again.
+CREATE TABLE dead (
+    dead INTEGER PRIMARY KEY AUTOINCREMENT,
+    output TEXT NOT NULL,
+    batch TEXT NOT NULL,
+    kind INTEGER NOT NULL,
+    at INTEGER NOT NULL,     -- Unix ms
+    status INTEGER NOT NULL, -- HTTP status
+    code TEXT NOT NULL,
+    excerpt BLOB NOT NULL,   -- at most 2 KiB of the answer
+    lines INTEGER NOT NULL,
+    n INTEGER NOT NULL,
+    checksum BLOB NOT NULL,
+    blob BLOB NOT NULL
+);

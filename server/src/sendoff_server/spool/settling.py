@@ -1,0 +1,136 @@
+"""What an answer changes: taken, dead, or split in halves. Counted in the transaction that moves the rows."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from sendoff_server.spool.items import EVENTS, SNAPSHOT, add_item, checksum, runs, take, unseal
+from sendoff_server.spool.leasing import points_of
+from sendoff_server.spool.records import Dead, Delivered, RefusedLine, Sealed, Settlement, Split
+from sendoff_server.spool.sql import ask
+from sendoff_server.spool.writer import Transaction
+from sendoff_server.wire.batch import encode_batch
+
+EXCERPT_BYTES = 2_048
+
+
+def settle(transaction: Transaction, output: str, settlements: Sequence[Settlement], now_ms: int) -> None:
+    """Settle batches of one output. A batch that was settled before is left alone and counts nothing."""
+    for settlement in settlements:
+        batch = settlement.batch
+        rows = ask(transaction.connection, "item", {"item": batch.item})
+        if not rows:
+            continue
+        _, kind, lines, n, _, sources = rows[0]
+        if isinstance(settlement, Split):
+            _split(transaction, output, batch, kind, sources)
+        elif take(transaction.connection, output, kind, batch.item):
+            share = _sharer(kind, lines, n, sources, batch)
+            if isinstance(settlement, Delivered):
+                _delivered(transaction, output, settlement, kind, share, now_ms)
+            else:
+                every = range(1, lines + 1)
+                _count(transaction, output, kind, "dead", share(every))
+                _bury(transaction, output, settlement, kind, every, sum(share(every).values()), now_ms)
+
+
+Share = Callable[[Iterable[int]], dict[str, int]]
+"""Line numbers to what they hold: events by source, or points under ''."""
+
+
+def _sharer(kind: int, lines: int, n: int, sources: str, batch: Sealed) -> Share:
+    """How to count lines of a batch. All lines of a snapshot together are what its row says, without decoding it."""
+
+    def events(numbers: Iterable[int]) -> dict[str, int]:
+        by_line = _by_line(sources)
+        return Counter(by_line[number - 1] for number in numbers)
+
+    def points(numbers: Iterable[int]) -> dict[str, int]:
+        wanted = list(numbers)
+        if len(wanted) in (0, lines):
+            return {"": n if wanted else 0}
+        decoded = unseal(batch.blob)[1]
+        return {"": sum(points_of(decoded[number - 1]) for number in wanted)}
+
+    return events if kind == EVENTS else points
+
+
+def _by_line(sources: str) -> list[str]:
+    runs = msgspec.json.decode(sources, type=list[tuple[str, int]])
+    return [source for source, n in runs for _ in range(n)]
+
+
+def _delivered(
+    transaction: Transaction, output: str, settlement: Delivered, kind: int, share: Share, now_ms: int
+) -> None:
+    batch = settlement.batch
+    refused = {line.line: line for line in settlement.refused if 1 <= line.line <= batch.lines}
+    dead = share(sorted(refused))
+    whole = share(range(1, batch.lines + 1))
+    _count(transaction, output, kind, "delivered", {key: n - dead.get(key, 0) for key, n in whole.items()})
+    _count(transaction, output, kind, "dead", dead)
+    by_words: dict[tuple[str, str], list[RefusedLine]] = {}
+    for line in refused.values():
+        by_words.setdefault((line.code, line.detail), []).append(line)
+    for (code, detail), lines in by_words.items():
+        numbers = sorted(line.line for line in lines)
+        letter = Dead(batch, 200, code, detail.encode())
+        _bury(transaction, output, letter, kind, numbers, sum(share(numbers).values()), now_ms)
+
+
+def _count(transaction: Transaction, output: str, kind: int, name: str, amounts: dict[str, int]) -> None:
+    for source, n in amounts.items():
+        if kind == EVENTS:
+            transaction.tally.events(source, output, name, n)
+        else:
+            transaction.tally.points_out(output, name, n)
+
+
+def _bury(
+    transaction: Transaction, output: str, letter: Dead, kind: int, numbers: Sequence[int], n: int, now_ms: int
+) -> None:
+    """Keep lines as a dead letter: a batch of its own, which can be sent again."""
+    batch = letter.batch
+    blob = batch.blob
+    if len(numbers) < batch.lines:
+        header, lines = unseal(batch.blob)
+        chosen = [lines[number - 1] for number in numbers]
+        blob = encode_batch({**header, "count": len(chosen)}, chosen)
+    values = {
+        "output": output,
+        "batch": batch.id,
+        "kind": kind,
+        "at": now_ms,
+        "status": letter.status,
+        "code": letter.code[:200],
+        "excerpt": letter.excerpt[:EXCERPT_BYTES],
+        "lines": len(numbers),
+        "n": n,
+        "checksum": checksum(blob),
+        "blob": blob,
+    }
+    ask(transaction.connection, "add_dead", values)
+
+
+def _split(transaction: Transaction, output: str, batch: Sealed, kind: int, sources: str) -> None:
+    """The halves become batches of this output alone, named by the lines of the root that they hold."""
+    if batch.lines < 2 or not take(transaction.connection, output, kind, batch.item):
+        return
+    header, lines = unseal(batch.blob)
+    middle = len(lines) // 2
+    begin = int(batch.id.partition("/")[2].partition("-")[0] or 1)
+    for start, stop in ((0, middle), (middle, len(lines))):
+        piece = lines[start:stop]
+        name = f"{batch.root}/{begin + start}-{begin + stop - 1}"
+        counts, piece_sources = _piece(kind, piece, sources, start, stop)
+        half: dict[str, Any] = {**header, "batch": name, "count": len(piece)}
+        add_item(transaction.connection, kind, half, piece, counts=counts, sources=piece_sources, outputs=[output])
+
+
+def _piece(kind: int, piece: Sequence[bytes], sources: str, start: int, stop: int) -> tuple[dict[str, int], Any]:
+    if kind == SNAPSHOT:
+        return {"": sum(map(points_of, piece))}, msgspec.Raw(sources.encode())
+    named = _by_line(sources)[start:stop]
+    return Counter(named), runs(named)

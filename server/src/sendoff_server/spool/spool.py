@@ -1,0 +1,347 @@
+"""The durable store of what is not delivered yet: put in, leased to outputs, settled; and the books over all of it.
+
+Three threads beside the caller's: the writer (``writer.py``), one that reads and merges for leases, and one that reads
+for the books, so that a long merge holds up neither commits nor a status page. Every promise is in one place:
+- acknowledged means synced, with the books that count it, in one transaction (``writer.py``);
+- a sealed batch never changes and keeps its id until it is settled (``leasing.py``, ``settling.py``);
+- damage is set apart and counted, and the rest goes on (``database.py``, ``_lose``).
+"""
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+
+from sendoff_server.ledger import Books
+from sendoff_server.spool import accounts, leasing
+from sendoff_server.spool.database import connect_reader, open_database
+from sendoff_server.spool.errors import SpoolFailed
+from sendoff_server.spool.intake import Copied, Intake, count_rotation
+from sendoff_server.spool.items import EVENTS, read_waiting
+from sendoff_server.spool.lock import Lock
+from sendoff_server.spool.outputs import reconcile
+from sendoff_server.spool.records import ClientState, EventIn, OutputSpec, Rotation, Sealed, Settlement
+from sendoff_server.spool.settling import settle
+from sendoff_server.spool.sql import ask
+from sendoff_server.spool.writer import Put, Transaction, Writer, plain
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+DECODED_BYTES = 48 * 1024 * 1024
+"""What the batches of one lease hold together at most, decoded: well under the 64 MiB of a body."""
+
+
+def wall_ms() -> int:
+    """Unix time in ms."""
+    return time.time_ns() // 1_000_000
+
+
+class _Reading:
+    """A thread with a connection that only reads."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._connection = connect_reader(path)
+
+    async def run(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Run work in the thread. Raises ``SpoolFailed`` when the disk does not give back what is asked."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work, self._connection)
+        except apsw.Error as error:
+            raise SpoolFailed(plain(error)) from error
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True)
+        self._connection.close()
+
+
+class Spool:
+    """One agent's spool. Made by ``Spool.open``; its coroutines may be called from any event loop."""
+
+    def __init__(
+        self,
+        path: Path,
+        connection: apsw.Connection,
+        lock: Lock,
+        outputs: Sequence[OutputSpec],
+        merge: leasing.Merge,
+        host: str,
+        limit_bytes: int,
+        clock: Callable[[], int],
+    ) -> None:
+        self._path = path
+        self._connection = connection
+        self._lock = lock
+        self._outputs = {output.name: output for output in outputs}
+        self._merge = merge
+        self._clock = clock
+        self._limit = limit_bytes
+        self._leases = {name: asyncio.Lock() for name in self._outputs}
+        self.agent_id: str = _meta(connection, "agent_id")
+        self.epoch: int = _meta(connection, "epoch")
+        self.next_window = 1
+        """The number of this run's first window; the epoch is new with every start."""
+        self.gauges = [bytes(key) + b"\0" + bytes(state) for key, state in ask(connection, "gauges")]
+        self.clients: dict[str, ClientState] = accounts.read_clients(connection)
+        self.quarantined: Path | None = None
+        """Where a damaged spool was moved to at this start."""
+        self._intake = Intake(outputs, self.agent_id, host, self.epoch)
+        self._writer = Writer(connection, self._store, limit_bytes)
+        self._leasing = _Reading(path / "spool.db", "sendoff-lease")
+        self._looking = _Reading(path / "spool.db", "sendoff-books")
+        self._closed = threading.Lock()
+        self._writer.start()
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        outputs: Sequence[OutputSpec],
+        *,
+        merge: leasing.Merge,
+        host: str,
+        now_ms: int,
+        limit_bytes: int,
+        clock: Callable[[], int] = wall_ms,
+    ) -> "Spool":
+        """Open or make the spool in the directory ``path``.
+
+        ``merge`` is the core's (it runs in a thread), ``limit_bytes`` the size from which nothing more is taken,
+        ``clock`` gives Unix ms. Raises ``SpoolLocked``, ``SpoolTooNew``, or ``SpoolFailed`` if the disk refuses.
+        """
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = Lock(path / "spool.lock")
+        except OSError as error:
+            raise SpoolFailed(f"the spool's directory {path} cannot be used: {error}") from error
+        try:
+            connection, quarantined = open_database(path, now_ms)
+            try:
+                _begin_run(connection, now_ms, quarantined)
+                reconcile(connection, outputs)
+                spool = cls(path, connection, lock, outputs, merge, host, limit_bytes, clock)
+            except apsw.Error as error:
+                connection.close()
+                raise SpoolFailed(plain(error)) from error
+        except BaseException:
+            lock.release()
+            raise
+        spool.quarantined = quarantined
+        return spool
+
+    def __repr__(self) -> str:
+        return f"<Spool {self._path} agent {self.agent_id[:8]} epoch {self.epoch} outputs {sorted(self._outputs)}>"
+
+    async def put(self, events: Sequence[EventIn], clients: Sequence[ClientState]) -> None:
+        """Store events and what is known of their clients; returns when both are on the disk.
+
+        Raises ``SpoolFull`` and ``SpoolFailed``; then nothing was stored, of this put nor of any put that was made
+        before that was known. ``ValueError`` for a line that contains LF.
+        """
+        for event in events:
+            if b"\n" in event.line:
+                raise ValueError(f"the line of event {event.id} contains a line feed")
+        size = sum(len(event.line) for event in events)
+        rows = [accounts.pack_client(client) for client in clients]
+        await self._writer.submit(Put(tuple(events), rows, self._writer.generation, size))
+
+    async def journal(self, rotation: Rotation) -> None:
+        """Store one second of metrics with its counts and gauges. Raises ``SpoolFailed``: try again, then ``lose``.
+
+        A full spool is no error here: the points are counted lost{spool_full}.
+        """
+        copy = Copied.of(rotation)
+        await self._writer.submit(lambda transaction: self._intake.journal(transaction, copy))
+
+    def lose(self, rotation: Rotation, reason: str = "disk_failed") -> None:
+        """Give a rotation up: its points are counted lost with the next commit. Its gauges stay known to the core."""
+        tally = accounts.Tally()
+        count_rotation(tally, Copied.of(rotation), reason)
+        self._writer.owe(tally)
+
+    def lose_events(self, by_source: Mapping[str, int], reason: str) -> None:
+        """Count events that nobody holds any more (sent by a StatsD client) and that could not be stored."""
+        tally = accounts.Tally()
+        self._intake.count_lost_events(tally, by_source, reason)
+        self._writer.owe(tally)
+
+    async def lease(
+        self, output: str, now_ms: int, *, max_batches: int = 64, max_bytes: int = 8 * 1024 * 1024
+    ) -> list[Sealed]:
+        """What an output is to send next: events (oldest first), then snapshots (newest first).
+
+        Sealed batches come again, under the same id, until they are settled. If there is room, the journal rows whose
+        interval is over are merged and sealed first. Raises ``SpoolFailed``, ``KeyError`` for an unknown output.
+        """
+        spec = self._outputs[output]
+        async with self._leases[output]:
+            events = await self._waiting("waiting_events", output, max_batches, max_bytes)
+            if len(events) >= max_batches or _size(events) >= max_bytes:
+                return _bounded(events, max_bytes)
+            await self._seal(spec, now_ms)
+            left, room = max_batches - len(events), max_bytes - _size(events)
+            return _bounded(events + await self._waiting("waiting_snapshots", output, left, room), max_bytes)
+
+    async def settle(self, output: str, results: Sequence[Settlement]) -> None:
+        """Record what became of batches, for good. Settling one twice changes nothing. Raises ``SpoolFailed``."""
+        now_ms = self._clock()
+        await self._writer.submit(lambda transaction: settle(transaction, output, results, now_ms))
+
+    async def books(self) -> Books:
+        """The books as of one commit. ``frames`` and ``kernel`` are the agent's to fill in. Raises ``SpoolFailed``."""
+        return await self._looking.run(accounts.read_books)
+
+    async def fold_clients(self, before_ms: int) -> list[str]:
+        """Fold clients that ended and were last seen before a time into their service's totals; their ids."""
+
+        def fold(transaction: Transaction) -> list[str]:
+            return accounts.fold_clients(transaction.connection, transaction.tally, before_ms)
+
+        return await self._writer.submit(fold)
+
+    async def stats(self) -> dict[str, Any]:
+        """Sizes and numbers for the status page; bytes and ms."""
+        size, backlog, dead = await self._looking.run(_look)
+        return {
+            "path": str(self._path),
+            "used_bytes": size,
+            "limit_bytes": self._limit,
+            "commits": self._writer.commits,
+            "failures": self._writer.failures,
+            "last_failure": self._writer.last_failure,
+            "quarantined": str(self.quarantined) if self.quarantined else None,
+            "waiting": backlog,
+            "dead_letters": dead,
+        }
+
+    def close(self) -> None:
+        """Commit what was handed in, then let go of the files and the lock. Blocks for that long; twice is fine."""
+        if not self._closed.acquire(blocking=False):
+            return
+        self._writer.finish()
+        self._leasing.close()
+        self._looking.close()
+        try:
+            self._connection.pragma("wal_checkpoint", "truncate")
+        except apsw.Error as error:
+            log.warning("the write-ahead log could not be folded into the spool: %s", plain(error))
+        self._connection.close()
+        self._lock.release()
+
+    def _store(self, transaction: Transaction, puts: Sequence[Put]) -> None:
+        self._intake.store(transaction, puts, self._clock())
+
+    async def _waiting(self, query: str, output: str, most: int, room: int) -> list[Sealed]:
+        found, damaged = await self._leasing.run(
+            partial(read_waiting, query=query, output=output, most=most, room=room)
+        )
+        if damaged:
+            await self._lose_items(damaged)
+        return found
+
+    async def _seal(self, spec: OutputSpec, now_ms: int) -> None:
+        rows = await self._leasing.run(
+            partial(leasing.choose, output=spec.name, interval_ms=spec.interval_ms, now_ms=now_ms, epoch=self.epoch)
+        )
+        if not rows:
+            return
+        base = self._intake.header("", "snapshot", 0, 0)
+        merged = await self._leasing.run(
+            partial(
+                leasing.merge_rows,
+                rows=rows,
+                merge=self._merge,
+                interval_ms=spec.interval_ms,
+                base=base,
+                output=spec.name,
+            )
+        )
+        if merged.damaged:
+            await self._lose_items(merged.damaged)
+        if merged.rows:
+            await self._writer.submit(lambda transaction: leasing.seal(transaction, spec.name, merged))
+
+    async def _lose_items(self, items: Sequence[int]) -> None:
+        await self._writer.submit(lambda transaction: _lose(transaction, items, self._path / "quarantine"))
+
+
+def _size(batches: Sequence[Sealed]) -> int:
+    return sum(len(batch.blob) for batch in batches)
+
+
+def _bounded(batches: list[Sealed], max_bytes: int) -> list[Sealed]:
+    """As many from the front as fit a body, at least one."""
+    size = decoded = 0
+    for index, batch in enumerate(batches):
+        size += len(batch.blob)
+        decoded += batch.decoded
+        if index and (size > max_bytes or decoded > DECODED_BYTES):
+            return batches[:index]
+    return batches
+
+
+def _meta(connection: apsw.Connection, key: str) -> Any:
+    return ask(connection, "get_meta", {"key": key})[0][0]
+
+
+def _begin_run(connection: apsw.Connection, now_ms: int, quarantined: Path | None) -> None:
+    """A new epoch, higher than any before, even if the clock went back or the spool was restored from a copy."""
+    with connection:
+        known = {row[0]: row[1] for row in ask(connection, "meta")}
+        values = {
+            "agent_id": known.get("agent_id") or os.urandom(16).hex(),
+            "epoch": max(int(known.get("epoch", 0)) + 1, now_ms),
+            "quarantined": int(known.get("quarantined", 0)) + (quarantined is not None),
+        }
+        for key, value in values.items():
+            ask(connection, "set_meta", {"key": key, "value": value})
+
+
+def _lose(transaction: Transaction, items: Sequence[int], quarantine: Path) -> None:
+    """Damaged items: kept aside as files for whoever wants to look, counted lost for every output that waited."""
+    connection = transaction.connection
+    for item in items:
+        rows = ask(connection, "item", {"item": item})
+        if not rows:
+            continue
+        name, kind = rows[0][:2]
+        outputs = [output for (output,) in ask(connection, "outputs_of_item", {"item": item})]
+        contents = ask(connection, "contents_of_item", {"item": item})
+        log.error("%s is damaged on the disk: it is lost for %s", name, ", ".join(outputs))
+        for output in outputs:
+            for source, n in contents:
+                if kind == EVENTS:
+                    transaction.tally.events(source, output, "lost", n, "disk_failed")
+                else:
+                    transaction.tally.points_out(output, "lost", n, "disk_failed")
+        _keep(quarantine, name, ask(connection, "blob", {"item": item})[0][1])
+        ask(connection, "delete_item", {"item": item})
+
+
+def _keep(quarantine: Path, name: str, blob: bytes) -> None:
+    try:
+        quarantine.mkdir(exist_ok=True)
+        (quarantine / f"{name.replace('/', '+')}.zst").write_bytes(blob)
+    except OSError as error:
+        log.warning("the damaged blob of %s could not be kept: %s", name, error)
+
+
+def _look(connection: apsw.Connection) -> tuple[int, list[dict[str, Any]], list[dict[str, Any]]]:
+    pages = connection.pragma("page_count") - connection.pragma("freelist_count")
+    backlog = [
+        {"output": output, "items": items, "oldest_ms": oldest} for output, items, oldest in ask(connection, "backlog")
+    ]
+    names = ("dead", "output", "batch", "kind", "at", "status", "code", "excerpt", "lines", "n")
+    dead = [dict(zip(names, row, strict=True)) for row in ask(connection, "dead_letters", {"most": 100})]
+    for letter in dead:
+        letter["excerpt"] = letter["excerpt"].decode("utf-8", "replace")
+    return pages * connection.pragma("page_size"), backlog, dead

@@ -1,0 +1,238 @@
+"""The one thread that writes, with group commit: all that waits goes into one transaction, and one sync serves it all.
+
+A caller hands in a job and waits for its future, which is resolved after the commit. When the disk refuses a commit, it
+is rolled back, every job in it fails, and so does every put that was handed in before the failure was known: what a
+sender numbered 5 must not be missing below a 6 that is stored. The connection stays usable and the next job tries anew.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import apsw
+
+from sendoff_server.spool.accounts import Tally
+from sendoff_server.spool.errors import SpoolClosed, SpoolError, SpoolFailed, SpoolFull
+from sendoff_server.spool.records import EventIn
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+GROUP_JOBS = 1_000
+GROUP_BYTES = 16 * 1024 * 1024
+"""How much one transaction takes; the rest waits for the next one."""
+
+ClientRow = tuple[str, str, int, bytes]
+
+
+@dataclass(slots=True)
+class Transaction:
+    """What a job may use: the connection, inside a transaction, and the changes to the books."""
+
+    connection: apsw.Connection
+    full: bool
+    tally: Tally = field(default_factory=Tally)
+
+
+@dataclass(slots=True)
+class Put:
+    """Events and clients to store: all puts of a group are sealed into one batch."""
+
+    events: Sequence[EventIn]
+    clients: Sequence[ClientRow]
+    generation: int
+    size: int
+
+
+@dataclass(slots=True)
+class Job(Generic[T]):
+    """A piece of work and the caller that waits for it."""
+
+    work: Put | Callable[[Transaction], T]
+    future: asyncio.Future[T]
+    loop: asyncio.AbstractEventLoop
+
+
+class Writer(threading.Thread):
+    """Runs jobs until ``finish()``. ``store`` puts the events and clients of a group's puts into its transaction."""
+
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        store: Callable[[Transaction, Sequence[Put]], None],
+        limit_bytes: int,
+    ) -> None:
+        super().__init__(name="sendoff-spool", daemon=True)
+        self._connection = connection
+        self._store = store
+        self._limit = limit_bytes
+        self._page = connection.pragma("page_size")
+        self._jobs: deque[Job[Any]] = deque()
+        self._ready = threading.Condition()
+        self._closed = False
+        self._failed_generation = -1
+        self._owed = Tally()
+        self.generation = 0
+        """Rises when callers have been told of a failure; a put carries the one it was made in."""
+        self.commits = 0
+        self.failures = 0
+        self.last_failure = ""
+
+    def submit(self, work: Put | Callable[[Transaction], T]) -> "asyncio.Future[T]":
+        """Hand in work; await the result. Raises ``SpoolClosed``."""
+        loop = asyncio.get_running_loop()
+        job: Job[T] = Job(work, loop.create_future(), loop)
+        with self._ready:
+            if self._closed:
+                raise SpoolClosed("the spool is closed")
+            self._jobs.append(job)
+            self._ready.notify()
+        return job.future
+
+    def owe(self, tally: Tally) -> None:
+        """Counts to be committed with the next transaction, whichever it is."""
+        with self._ready:
+            self._owed.add(tally)
+
+    def finish(self) -> None:
+        """Do what was handed in, then end the thread. Returns when it has ended."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify()
+        self.join()
+        if self._owed:
+            self._commit([])
+
+    def run(self) -> None:
+        while jobs := self._next():
+            self._commit(jobs)
+            self._shrink()
+
+    def _next(self) -> list[Job[Any]]:
+        with self._ready:
+            while not self._jobs and not self._closed:
+                self._ready.wait()
+            jobs: list[Job[Any]] = []
+            size = 0
+            while self._jobs and len(jobs) < GROUP_JOBS and size < GROUP_BYTES:
+                job = self._jobs.popleft()
+                size += job.work.size if isinstance(job.work, Put) else 0
+                jobs.append(job)
+            return jobs
+
+    def _commit(self, jobs: list[Job[Any]]) -> None:
+        """One transaction for all; if a job is at fault itself, each gets its own, so that it fails alone."""
+        try:
+            answers = self._transaction(jobs)
+        except apsw.Error as error:
+            self.failures += 1
+            self.last_failure = plain(error)
+            log.error("the spool could not be written: %s", self.last_failure)
+            self._fail(jobs, SpoolFailed(self.last_failure))
+        except Exception as error:
+            if len(jobs) > 1:
+                for job in jobs:
+                    self._commit([job])
+                return
+            log.exception("a job of the spool failed")
+            self._fail(jobs, error)
+        else:
+            self._resolve(answers)
+
+    def _transaction(self, jobs: list[Job[Any]]) -> list[tuple[Job[Any], Any]]:
+        connection = self._connection
+        answers: list[tuple[Job[Any], Any]] = []
+        with self._ready:
+            owed, self._owed = self._owed, Tally()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            transaction = Transaction(connection, self.used_bytes() >= self._limit)
+            transaction.tally.add(owed)
+            puts = self._admit(transaction, jobs, answers)
+            if puts:
+                self._store(transaction, puts)
+            answers += [(job, job.work(transaction)) for job in jobs if not isinstance(job.work, Put)]
+            transaction.tally.write(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            self.owe(owed)
+            if not connection.get_autocommit():
+                connection.execute("ROLLBACK")
+            raise
+        self.commits += 1
+        return answers
+
+    def _admit(self, transaction: Transaction, jobs: list[Job[Any]], answers: list[tuple[Job[Any], Any]]) -> list[Put]:
+        """The puts that are to be stored; the others get their answer: full, or failed because one before failed."""
+        admitted = []
+        for job in jobs:
+            put = job.work
+            if not isinstance(put, Put):
+                continue
+            if put.generation <= self._failed_generation:
+                answers.append((job, SpoolFailed("an earlier write failed")))
+            elif put.events and transaction.full:
+                self._failed_generation = max(self._failed_generation, put.generation)
+                answers.append((job, SpoolFull("the spool has reached agent.spool_limit")))
+            else:
+                admitted.append(put)
+                answers.append((job, None))
+        return admitted
+
+    def used_bytes(self) -> int:
+        """Bytes of the database in use. In the writer's thread only."""
+        pages = self._connection.pragma("page_count") - self._connection.pragma("freelist_count")
+        return int(pages) * int(self._page)
+
+    def _shrink(self) -> None:
+        """Give free pages back to the disk while nobody waits: a little at a time, so that nobody has to."""
+        try:
+            if not self._jobs and self._connection.pragma("freelist_count") > 512:
+                self._connection.execute("PRAGMA incremental_vacuum(256)").fetchall()
+        except apsw.Error as error:
+            log.warning("free space could not be given back: %s", plain(error))
+
+    def _fail(self, jobs: list[Job[Any]], error: Exception) -> None:
+        generations = [job.work.generation for job in jobs if isinstance(job.work, Put)]
+        self._failed_generation = max([self._failed_generation, *generations])
+        self._resolve([(job, error) for job in jobs])
+
+    def _resolve(self, answers: list[tuple[Job[Any], Any]]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+        for job, answer in answers:
+            by_loop.setdefault(job.loop, []).append((job.future, answer))
+        for loop, found in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(self._tell, found)
+            except RuntimeError:
+                log.warning("%d callers of the spool were gone before their answer came", len(found))
+
+    def _tell(self, found: list[tuple[asyncio.Future[Any], Any]]) -> None:
+        """On the callers' loop."""
+        for future, answer in found:
+            if future.done():
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+        if any(isinstance(answer, SpoolError) for _, answer in found):
+            self.generation += 1
+
+
+def plain(error: apsw.Error) -> str:
+    """What SQLite says, in words that say what to do."""
+    match error:
+        case apsw.FullError():
+            return "the disk is full: make room where agent.data_dir is"
+        case apsw.ReadOnlyError():
+            return "the file or its directory cannot be written: check the mount and the owner of agent.data_dir"
+        case apsw.IOError():
+            return f"the disk reports an input/output error ({error}): check the disk and the system's log"
+        case apsw.CorruptError() | apsw.NotADBError():
+            return f"the database is damaged ({error}): restart the agent, which moves it aside"
+    return str(error)
