@@ -7,12 +7,28 @@ from typing import TYPE_CHECKING
 
 from sendoff_server.aggregate.contract import Core, Found, Limits, Rotation, Stats
 from sendoff_server.aggregate.core import PythonCore
+from sendoff_server.aggregate.histogram import Distribution
+from sendoff_server.aggregate.hyperloglog import Distinct
+from sendoff_server.aggregate.scalar import Counter, Gauge
 from sendoff_server.aggregate.snapshot import Series, SnapshotError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Core", "Found", "Limits", "Rotation", "Series", "SnapshotError", "Stats", "make_core"]
+__all__ = [
+    "Core",
+    "Counter",
+    "Distinct",
+    "Distribution",
+    "Found",
+    "Gauge",
+    "Limits",
+    "Rotation",
+    "Series",
+    "SnapshotError",
+    "Stats",
+    "make_core",
+]
 
 
 def make_core(limits: Limits, gauges: Iterable[bytes] = (), ord: tuple[int, int] = (0, 0)) -> Core:

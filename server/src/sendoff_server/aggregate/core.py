@@ -267,16 +267,17 @@ class PythonCore:
         feed: Feed,
         notes: set[str],
     ) -> None:
-        known = self._admit(key, feed.now_ms)
+        entry = window.series.get(key)
+        known = entry[0] if entry else self._admit(key, feed.now_ms)
         if known is None:
             _count(self._lost.setdefault(feed.source, {}), "series_limit", len(steps))
             self._series.offend(key[0], len(steps))
             return
         resolved = self._gauges.resolve(known.identity, steps, feed.framed)
-        at = t or feed.t or feed.now_ms
         if resolved.unknown:
             notes.add("gauge_base_unknown")
-        if resolved.relative and at != feed.now_ms:  # it adds to the newest value, so it belongs to now
+        at = next(time for time in (t, feed.t, feed.now_ms) if time is not None)
+        if resolved.relative:  # it adds to the newest value, so it belongs to now
             window, at = self._window(feed.now_ms, stamped=False), feed.now_ms
             if t is not None:
                 notes.add("field_ignored")

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from math import frexp
 
 from sendoff_server.aggregate.canonical import number
-from sendoff_server.aggregate.scalar import Total, points
+from sendoff_server.aggregate.scalar import MAX_WEIGHT, Total, points
 
 SCALE = 5
 MIN_INDEX = -1074 * 32 - 1  # the smallest subnormal, 2^-1074
@@ -87,11 +87,15 @@ class Distribution:
 
     def encode(self) -> str:
         return (
-            f'"n":{self.n},"weight":{number(self.weight)},"sum":{number(self.sum)},"min":{number(self.min)},'
-            f'"max":{number(self.max)},"scale":{SCALE},"zero":{number(self.zero)},'
+            f'"n":{self.n},"weight":{_weight(self.weight)},"sum":{number(self.sum)},"min":{number(self.min)},'
+            f'"max":{number(self.max)},"scale":{SCALE},"zero":{_weight(self.zero)},'
             f'"pos":{_buckets(self.pos)},"neg":{_buckets(self.neg)}'
         )
 
 
 def _buckets(buckets: dict[int, float]) -> str:
-    return "[" + ",".join(f"[{i},{number(buckets[i])}]" for i in sorted(buckets)) + "]"
+    return "[" + ",".join(f"[{i},{_weight(buckets[i])}]" for i in sorted(buckets)) + "]"
+
+
+def _weight(weight: float) -> str:
+    return number(min(weight, MAX_WEIGHT))

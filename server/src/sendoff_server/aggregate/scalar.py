@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from sendoff_server.aggregate.canonical import MAX_SAFE_INTEGER, number
 
+# What a snapshot holds at most. Values are at most 1e200 each and weights 1e6, so 2^53 of them stay far below; and
+# sums stop here when hostile lines are merged, so that a merged line can always be read again.
+MAX_SUM = 1e250
+MAX_WEIGHT = 1e50
+
 
 class Total:
     """A running sum of doubles that keeps what rounding drops (Knuth's two-sum), so that order hardly matters.
@@ -29,7 +34,7 @@ class Total:
 
     @property
     def value(self) -> float:
-        return self._sum + self._rest
+        return max(-MAX_SUM, min(MAX_SUM, self._sum + self._rest))
 
 
 def points(n: int) -> int:

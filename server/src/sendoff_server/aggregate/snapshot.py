@@ -19,14 +19,14 @@ from msgspec import Meta
 from sendoff_server.aggregate.canonical import MAX_SAFE_INTEGER, string
 from sendoff_server.aggregate.histogram import MAX_INDEX, MIN_INDEX, SCALE, Distribution
 from sendoff_server.aggregate.hyperloglog import MAX_HASHES, MAX_REGISTER, REGISTERS, Distinct, P
-from sendoff_server.aggregate.scalar import Counter, Gauge, Total
+from sendoff_server.aggregate.scalar import MAX_SUM, MAX_WEIGHT, Counter, Gauge, Total
+from sendoff_server.aggregate.statsd import MAX_NAME, MAX_TAG, MAX_VALUE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MAX_LINE = 1_048_576
-MAX_NAME = 512
-MAX_TAG = 512
+MAX_UNIT = 64
 MAX_TAGS = 100  # 64 of the line, and what source and agent add
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -121,18 +121,16 @@ def merge(snapshots: Iterable[Iterable[bytes]], length_ms: int) -> list[bytes]:
 
 _Count = Annotated[int, Meta(ge=1, le=MAX_SAFE_INTEGER)]
 _Natural = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
-# Values are at most 1e200 each and weights at most 1e6, so sums of 2^53 of them stay far below these; and however many
-# lines are merged, no sum of theirs becomes infinite.
-_Sum = Annotated[float, Meta(ge=-1e250, le=1e250)]
-_Weight = Annotated[float, Meta(gt=0, le=1e50)]
-_Value = Annotated[float, Meta(ge=-1e200, le=1e200)]
+_Sum = Annotated[float, Meta(ge=-MAX_SUM, le=MAX_SUM)]
+_Weight = Annotated[float, Meta(gt=0, le=MAX_WEIGHT)]
+_Value = Annotated[float, Meta(ge=-MAX_VALUE, le=MAX_VALUE)]
 _Buckets = list[tuple[Annotated[int, Meta(ge=MIN_INDEX, le=MAX_INDEX)], _Weight]]
 
 
 class _Line(msgspec.Struct, tag_field="type", forbid_unknown_fields=True):
     name: Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
     tags: Annotated[dict[str, str | list[str]], Meta(max_length=MAX_TAGS)]
-    unit: Annotated[str, Meta(max_length=64)]
+    unit: Annotated[str, Meta(max_length=MAX_UNIT)]
     w: tuple[_Natural, _Count]
     ord: tuple[_Natural, _Natural]
     n: _Count
@@ -163,7 +161,7 @@ class _DistributionLine(_Line, tag="distribution"):
     min: _Value
     max: _Value
     scale: Annotated[int, Meta(ge=SCALE, le=SCALE)]
-    zero: Annotated[float, Meta(ge=0, le=1e50)]
+    zero: Annotated[float, Meta(ge=0, le=MAX_WEIGHT)]
     pos: _Buckets
     neg: _Buckets
 
@@ -215,7 +213,7 @@ def decode(line: bytes) -> Series:
         fault = _FAULT.search(str(error))
         _refuse((fault and (fault[1] or fault[2])) or "line", str(error))
     _check_text("name", raw.name, MAX_NAME)
-    _check_text("unit", raw.unit, MAX_NAME)
+    _check_text("unit", raw.unit, MAX_UNIT)
     _check_tags(raw.tags)
     start, length = raw.w
     if start % length:

@@ -127,8 +127,8 @@ def _split_samples(parts: list[bytes]) -> tuple[list[tuple[bytes, bytes, bytes |
             raise Rejected("no_type")
         at += 1
         rate = None
-        if not chained and at < len(parts) and parts[at].startswith(b"@"):
-            rate, chained, following = parts[at][1:].partition(b":")
+        if not chained and at < len(parts) and (text := parts[at].lstrip(b" \t")).startswith(b"@"):
+            rate, chained, following = text[1:].partition(b":")
             at += 1
         samples.append((values, kind, rate))
         if not chained:
@@ -143,8 +143,8 @@ def _sort_fields(fields: list[bytes], tags: list[bytes], notes: set[str]) -> dic
         if one.startswith(b"#"):
             tags += one[1:].split(b",")
             continue
-        if one.startswith(b"@"):
-            key, value = b"@", one[1:]
+        if (text := one.lstrip(b" \t")).startswith(b"@"):
+            key, value = b"@", text[1:]
         elif _time_field(one):
             key, value = b"T", one[1:]
         elif one.startswith((b"c:", b"e:", b"card:")):
