@@ -121,12 +121,9 @@ class Intake:
             )
 
     def _set_gauges(self, transaction: Transaction, gauges: Sequence[bytes]) -> None:
-        states = (gauge.partition(b"\0") for gauge in gauges)
-        tell(transaction.connection, "set_gauge", [(key, state) for key, _, state in states])
-
-    def keep_gauges(self, transaction: Transaction, rotation: Copied) -> None:
-        """The gauges of a rotation whose points were given up: the application still counts from them."""
-        self._set_gauges(transaction, rotation.gauges)
+        states = {key: state for key, _, state in (gauge.partition(b"\0") for gauge in gauges)}
+        tell(transaction.connection, "set_gauge", [(key, state) for key, state in states.items() if state])
+        tell(transaction.connection, "forget_gauge", [(key,) for key, state in states.items() if not state])
 
 
 def count_rotation(tally: Tally, rotation: Copied, given_up: str | None) -> None:

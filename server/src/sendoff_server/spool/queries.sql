@@ -129,6 +129,10 @@ DELETE FROM client WHERE client = ?;
 -- Keep a gauge's last value.
 INSERT INTO gauge (key, state) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET state = excluded.state;
 
+-- name: forget_gauge
+-- A gauge that is not counted from any more.
+DELETE FROM gauge WHERE key = ?;
+
 -- name: gauges
 -- Every gauge's last value.
 SELECT key, state FROM gauge;

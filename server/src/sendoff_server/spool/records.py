@@ -98,6 +98,15 @@ class Sealed:
     def half(self) -> bool:
         return "/" in self.id
 
+    def halves(self) -> list[tuple[str, int, int]]:
+        """The two pieces it is split into: id, and the slice of its lines. Ids name the lines of the root, from 1."""
+        begin = int(self.id.partition("/")[2].partition("-")[0] or 1)
+        middle = self.lines // 2
+        return [
+            (f"{self.root}/{begin + start}-{begin + stop - 1}", start, stop)
+            for start, stop in ((0, middle), (middle, self.lines))
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class RefusedLine:

@@ -119,11 +119,8 @@ def _split(transaction: Transaction, output: str, batch: Sealed, kind: int, sour
     if batch.lines < 2 or not take(transaction.connection, output, kind, batch.item):
         return
     header, lines = unseal(batch.blob)
-    middle = len(lines) // 2
-    begin = int(batch.id.partition("/")[2].partition("-")[0] or 1)
-    for start, stop in ((0, middle), (middle, len(lines))):
+    for name, start, stop in batch.halves():
         piece = lines[start:stop]
-        name = f"{batch.root}/{begin + start}-{begin + stop - 1}"
         counts, piece_sources = _piece(kind, piece, sources, start, stop)
         half: dict[str, Any] = {**header, "batch": name, "count": len(piece)}
         add_item(transaction.connection, kind, half, piece, counts=counts, sources=piece_sources, outputs=[output])

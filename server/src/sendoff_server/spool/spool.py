@@ -86,6 +86,7 @@ class Spool:
         self._clock = clock
         self._limit = limit_bytes
         self._leases = {name: asyncio.Lock() for name in self._outputs}
+        self.host = host
         self.agent_id: str = _meta(connection, "agent_id")
         self.epoch: int = _meta(connection, "epoch")
         self.next_window = 1

@@ -1,0 +1,80 @@
+"""What went wrong with a request, in words that a person can act on."""
+
+import asyncio
+import socket
+import ssl
+from urllib.parse import urlsplit
+
+import aiohttp
+
+
+def plain_url(url: str) -> str:
+    """An address without what may be secret: user, password, query and fragment."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+def explain(error: BaseException, url: str, timeout_s: float) -> str:
+    """One sentence for an error of aiohttp's or the system's. ``timeout_s``: what the request was given."""
+    where = _authority(url)
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return f"{where} does not take the connection in time: is it running, and does a firewall let it through?"
+        case asyncio.TimeoutError():
+            return f"{where} took the connection but did not answer within {timeout_s:g} s"
+        case aiohttp.ClientConnectorCertificateError():
+            return f"the certificate of {where} is not valid: {_certificate(error.certificate_error)}"
+        case aiohttp.ClientConnectorDNSError():
+            return f"the name {urlsplit(url).hostname} cannot be resolved: check it, and the name server"
+        case aiohttp.ClientSSLError():
+            return f"{where} does not speak TLS as it should: is it http:// rather than https://? ({error})"
+        case aiohttp.ClientConnectorError():
+            return _connect(error.os_error, where)
+        case aiohttp.ServerDisconnectedError():
+            return f"{where} closed the connection without an answer"
+        case aiohttp.ClientPayloadError():
+            return f"{where} closed the connection in the middle of its answer"
+        case aiohttp.ClientResponseError():
+            return f"{where} answered with something that is not HTTP"
+        case ConnectionResetError() | BrokenPipeError() | aiohttp.ClientOSError():
+            return f"{where} broke the connection while the request was under way"
+    return f"the request to {where} failed: {error!r}"
+
+
+def explain_status(status: int, detail: str, url: str) -> str:
+    """One sentence for an answer that is no success. ``detail``: the destination's own words, if it had any."""
+    where = plain_url(url)
+    said = f": {detail}" if detail else ""
+    match status:
+        case 401 | 403:
+            return f"{where} does not accept the key ({status}){said}"
+        case 404:
+            return f"there is nothing at {where} (404): check the url{said}"
+        case 429:
+            return f"{where} asks to be sent less (429){said}"
+        case _ if 300 <= status < 400:
+            return f"{where} redirects ({status}), which is never followed: set the url it points to{said}"
+        case _ if status >= 500:
+            return f"{where} has a problem of its own ({status}){said}"
+    return f"{where} refused the request ({status}){said}"
+
+
+def _authority(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+def _connect(error: OSError, where: str) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return f"nothing listens at {where} (connection refused)"
+    if isinstance(error, socket.gaierror):
+        return f"the name in {where} cannot be resolved"
+    return f"no connection to {where}: {error.strerror or error}"
+
+
+def _certificate(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    return str(error)
