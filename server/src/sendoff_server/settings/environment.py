@@ -81,7 +81,7 @@ def _unknown(variable: str, plain: Mapping[str, Setting], of_output: list[Settin
     """A variable in one of our sections must exist; outside of them only one that is nearly ours is worth a word."""
     section = variable[len(PREFIX) :].partition("_")[0].lower()
     ours = section in Settings.model_fields
-    near = closest(variable, plain)
+    near = closest(variable, plain, cutoff=0.88)
     if near is None and not ours:
         return None
     if near is None and section == "outputs":

@@ -41,9 +41,9 @@ class SettingsError(Exception):
         return [asdict(fault) for fault in self.faults]
 
 
-def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that ``word`` was probably meant to be."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.75)
+def closest(word: str, known: Iterable[str], cutoff: float = 0.75) -> str | None:
+    """The known word that ``word`` was probably meant to be. Words that begin alike need a higher ``cutoff``."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return found[0] if found else None
 
 
@@ -105,8 +105,10 @@ def suggestion(path: tuple[str, ...]) -> str:
     }
     found = closest(path[-1], beside)
     if found is None:
-        elsewhere = next((other for other in known if other[-1] == path[-1] and ANY not in other), None)
-        if elsewhere:
+        for other in known:
+            if path[-1] not in other or ANY in other:
+                continue
+            elsewhere = other[: other.index(path[-1]) + 1]
             return f"did you mean {'.'.join(elsewhere)}?"
         return f"known here: {', '.join(sorted(beside))}" if beside else "leave it out"
     return f"did you mean {'.'.join((*path[:-1], found))}?"

@@ -104,9 +104,11 @@ def _read(path: Path) -> tuple[dict[str, Any], Fault | None]:
 
 
 def _leaves(data: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[str]:
+    """Dotted keys of all values. An output's headers are one value."""
     found: list[str] = []
     for name, value in data.items():
-        if isinstance(value, dict) and value and not (path[:1] == ("outputs",) and len(path) == 2):
+        of_output = path[:1] == ("outputs",)
+        if isinstance(value, dict) and not (of_output and (len(path) == 2 or not value)):
             found += _leaves(value, (*path, name))
         else:
             found.append(".".join((*path, name)))

@@ -1,7 +1,7 @@
 """Values as people write them: sizes, durations, counts, addresses, links.
 
 Each reader raises an error that says the problem and the remedy. It takes what a file or an environment variable holds
-(a string, a number) and gives back the plain value; the matching `say_` function writes it the way the sample file does,
+(a string, a number) and gives back the plain value; the matching `say_` function writes it as the sample file does,
 and reading that gives the same value again.
 """
 
@@ -36,7 +36,7 @@ DURATIONS: dict[str, int | Decimal] = {
     "d": Decimal(86400),
     "w": Decimal(604800),
 }
-_QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
+_QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
 
 
 class Address(NamedTuple):
