@@ -52,6 +52,10 @@ class Api:
         holder = await access.reader(request, self._store.readers, loopback=self._loopback)
         return None if holder is None else holder.project
 
+    async def projects(self, request: web.Request) -> list[Json]:
+        """The projects that the reader may see. Raises ``Problem`` 401 or 403."""
+        return await self.read(look.projects, await self.visible(request))
+
     async def project(self, request: web.Request) -> int:
         """The number of the project in the address. Raises ``Problem`` 401, 403 or 404."""
         only = await self.visible(request)
@@ -68,7 +72,7 @@ class Api:
         return handle
 
     async def _projects(self, request: web.Request) -> web.Response:
-        return _json({"projects": await self.read(look.projects, await self.visible(request))})
+        return _json({"projects": await self.projects(request)})
 
     async def _counts(self, request: web.Request, project: int) -> Json:
         return await self.read(look.counts, project)

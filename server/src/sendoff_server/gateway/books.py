@@ -48,9 +48,10 @@ def imbalance(book: dict[str, Any]) -> int:
 
 @dataclass(slots=True)
 class Statement:
-    """Books added up. ``received`` equals the sum of the others when ``off`` is 0."""
+    """Books added up. ``received`` (the first number of each) equals the sum of the others when ``off`` is 0."""
 
     received: int = 0
+    journaled: int = 0
     delivered: int = 0
     folded: int = 0
     pending: int = 0

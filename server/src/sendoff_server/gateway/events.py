@@ -16,7 +16,7 @@ NESTING = 12
 MESSAGE_SHOWN = 1_000
 
 
-class Frame(msgspec.Struct, omit_defaults=True):
+class Frame(msgspec.Struct):
     """One call of a stack."""
 
     file: str
@@ -30,7 +30,7 @@ class Frame(msgspec.Struct, omit_defaults=True):
     vars: dict[str, str] | None = None
 
 
-class ChainedException(msgspec.Struct, omit_defaults=True):
+class ChainedException(msgspec.Struct):
     """One exception of a chain; ``parent`` is the index of the one it belongs to."""
 
     type: Annotated[str, Meta(min_length=1, max_length=1_000)]

@@ -148,6 +148,12 @@ def total(
     }
 
 
+def tag_keys(db: apsw.Connection, project: int, metric: Metric) -> list[str]:
+    """Keys of tags that series of a metric have, for grouping by one of them."""
+    key = (project, metric.name, metric.type, metric.unit, 0, 2**53, 500)
+    return sorted({name for _, text in db.execute(LOOK["series_of"], key) for name in msgspec.json.decode(text)})[:50]
+
+
 def percentile(value: Distribution, q: float) -> float:
     """The value below which a share ``q`` (0 to 1) of the weight lies, to within ``BUCKET_ERROR``."""
     rest = q * value.weight

@@ -55,7 +55,7 @@ def open_for_writing(folder: Path) -> apsw.Connection:
 
 
 def open_for_reading(folder: Path) -> apsw.Connection:
-    """A connection that cannot write. The store must be open for writing elsewhere in this process or have been made."""
+    """A connection that cannot write, to a store that was opened for writing before."""
     db = apsw.Connection(str(folder / FILE), flags=apsw.SQLITE_OPEN_READONLY)
     db.set_busy_timeout(5_000)
     # Read-only connections may be handed other people's texts; nothing in the schema needs functions with side effects.
