@@ -1,0 +1,8 @@
+"""The agent's sockets: read fairly, bounded, to the end; what they carry is handed to one `Intake`."""
+
+from sendoff_server.inputs.contract import InputError, Intake, Link, Session
+from sendoff_server.inputs.datagram import DatagramInput
+from sendoff_server.inputs.open import open_inputs
+from sendoff_server.inputs.stream import StreamInput
+
+__all__ = ["DatagramInput", "InputError", "Intake", "Link", "Session", "StreamInput", "open_inputs"]

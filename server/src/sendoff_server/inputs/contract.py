@@ -1,0 +1,50 @@
+"""What an input hands on, and to whom: the seam between the sockets and the agent.
+
+An input owns sockets and bytes; it decodes, and hands each frame, each piece of lines and each error to one `Intake`,
+with the input's name as origin. It knows nothing of clients, acknowledgements or the spool.
+"""
+
+from typing import Protocol
+
+from sendoff_server.wire.frame import Item
+
+
+class InputError(Exception):
+    """An input cannot listen. The text says which setting, what happened and what to do."""
+
+
+class Link(Protocol):
+    """The way back to the peer of one stream connection."""
+
+    def reply(self, data: bytes) -> bool:
+        """Write without waiting. False: earlier bytes still wait, nothing was taken, `Session.writable` will follow.
+
+        A peer that has gone is no error: what it is sent is thrown away, and its connection is read to the end.
+        """
+        ...
+
+    def close(self) -> None:
+        """Nothing more will be said. Only after `Session.ended`."""
+        ...
+
+
+class Session(Protocol):
+    """What the intake keeps of one stream connection."""
+
+    def take(self, item: Item) -> None: ...
+
+    def writable(self) -> None:
+        """The bytes of a reply that had to wait have been written."""
+        ...
+
+    def ended(self, *, orderly: bool) -> None:
+        """Nothing more will come. The session closes the link, now or after its last reply."""
+        ...
+
+
+class Intake(Protocol):
+    """Takes in what all inputs read. Never blocks and never raises on anything a peer can send."""
+
+    def datagram(self, item: Item, origin: str) -> None: ...
+
+    def connected(self, origin: str, link: Link) -> Session: ...

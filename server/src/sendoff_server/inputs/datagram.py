@@ -1,0 +1,110 @@
+"""Datagrams, from UDP and from a Unix socket: each is one frame or some lines."""
+
+import asyncio
+import logging
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from sendoff_server.inputs.contract import Intake
+from sendoff_server.inputs.sockets import kernel_drops, remove_file, shown
+from sendoff_server.wire.frame import FrameError, Item, Lines, decode_frame
+
+log = logging.getLogger(__name__)
+
+MAX_DATAGRAM = 65_535
+BURST = 64
+"""Datagrams that are read before the other sockets get their turn."""
+DRAINED = 200_000
+"""Datagrams that are still read at the end: more than any buffer holds, so that a flood cannot keep the agent."""
+
+
+@dataclass(slots=True)
+class DatagramCounts:
+    """Running totals of one input. `truncated`: longer than a datagram may be; `failed`: errors of the socket."""
+
+    datagrams: int = 0
+    bytes: int = 0
+    truncated: int = 0
+    failed: int = 0
+
+
+class DatagramInput:
+    """Reads one bound, non-blocking datagram socket. `path`: the file of a Unix socket, removed at the end."""
+
+    def __init__(self, name: str, sock: socket.socket, intake: Intake, *, path: Path | None = None) -> None:
+        self.name = name
+        self.address = shown(sock)
+        self.counts = DatagramCounts()
+        self.kernel_dropped = 0
+        self._sock = sock
+        self._intake = intake
+        self._path = path
+        self._inode = path.lstat().st_ino if path else None
+        self._seen_drops = 0
+        self._buffer = bytearray(MAX_DATAGRAM + 1)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __repr__(self) -> str:
+        return f"<DatagramInput {self.name} {self.address}, {self.counts.datagrams} datagrams>"
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._sock, self._readable)
+
+    def drain(self) -> None:
+        """Read what the kernel still holds."""
+        for _ in range(DRAINED):
+            if not self._read_one():
+                return
+
+    def close(self) -> None:
+        """Stop reading and let the socket go. Twice is fine."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._sock)
+            self._loop = None
+        if self._sock.fileno() >= 0:
+            if self._path:
+                remove_file(self._path, self._inode)
+            self._sock.close()
+
+    def poll_kernel(self) -> int:
+        """Ask the kernel what it dropped; the running total."""
+        if self._sock.fileno() >= 0 and self._path is None:  # to a full Unix socket the sender's write fails instead
+            now = kernel_drops(self._sock)
+            self.kernel_dropped += (now - self._seen_drops) % 2**32
+            self._seen_drops = now
+        return self.kernel_dropped
+
+    def _readable(self) -> None:
+        for _ in range(BURST):
+            if not self._read_one():
+                return
+
+    def _read_one(self) -> bool:
+        """Read and hand on one datagram; False when there is none."""
+        try:
+            size = self._sock.recv_into(self._buffer, 0, socket.MSG_TRUNC)  # gives the whole length
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            self.counts.failed += 1
+            log.warning("input %s: a read failed: %s", self.name, error)
+            return False
+        self.counts.datagrams += 1
+        self.counts.bytes += size
+        self._intake.datagram(self._decode(size), self.name)
+        return True
+
+    def _decode(self, size: int) -> Item:
+        cut = size > MAX_DATAGRAM
+        data = bytes(memoryview(self._buffer)[: min(size, MAX_DATAGRAM)])
+        self.counts.truncated += cut
+        if data[:1] != b"{":
+            return Lines(data, cut)
+        if cut:
+            return FrameError("cut_off", f"a datagram of {size} bytes; at most {MAX_DATAGRAM} are read")
+        try:
+            return decode_frame(data, datagram=True)
+        except FrameError as error:
+            return error
