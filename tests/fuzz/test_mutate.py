@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from tests.fuzz.mutate import MAX_INPUT, mutate, run
 
 

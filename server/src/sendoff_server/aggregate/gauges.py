@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from sys import float_info
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -99,6 +100,7 @@ def _read(text: bytes) -> State | None:
     """A stored state; None for a forgotten one, and for one that is damaged: the agent starts without it."""
     try:
         value, at, plus = json.loads(text)
-        return State(float(value), int(at), bool(plus))
-    except (ValueError, TypeError):
+        state = State(float(value), int(at), bool(plus))
+    except (ValueError, TypeError, OverflowError):
         return None
+    return state if isfinite(state.value) else None

@@ -210,8 +210,8 @@ def decode(line: bytes) -> Series:
     except RecursionError:
         _refuse("line", "nested too deep")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # ValidationError is a DecodeError
-        fault = _FAULT.search(str(error))
-        _refuse((fault and (fault[1] or fault[2])) or "line", str(error))
+        fault = _FAULT.search(str(error))  # the text may repeat a key of the line, which may be long
+        _refuse(((fault and (fault[1] or fault[2])) or "line")[:MAX_UNIT], str(error)[:300])
     _check_text("name", raw.name, MAX_NAME)
     _check_text("unit", raw.unit, MAX_UNIT)
     _check_tags(raw.tags)

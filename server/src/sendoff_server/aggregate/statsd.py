@@ -42,7 +42,7 @@ _http = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|PATCH|OPTIONS|CONNECT|TRACE) .
 _graphite = re.compile(rb"[^ \t:|]+[ \t]+([^ \t|]+)[ \t]+-?[0-9]+(?:\.[0-9]*)?[ \t]*").fullmatch
 _brackets = re.compile(rb"([^\[\]]*)\[([^\[\]]*)\]([^\[\]]*)").fullmatch
 _separator = re.compile(rb"[,#;\[]").search
-_time_field = re.compile(rb"T(?:[-+.0-9].*)?", re.DOTALL).fullmatch
+_time_field = re.compile(rb"T[-+.0-9]").match
 
 
 class Rejected(Exception):
