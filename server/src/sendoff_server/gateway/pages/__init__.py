@@ -1,6 +1,7 @@
 """The pages, rendered on the server from the same answers that the JSON API gives. They work without JavaScript.
 
-Each page is a function from a request to what its template shows; its heading is computed and answers the page's question.
+Each page is a function from a request to what its template shows; its heading is computed and answers the page's
+question.
 """
 
 from collections.abc import Awaitable, Callable

@@ -1,7 +1,7 @@
 """Charts as SVG, drawn here, without style or script: only numbers and our own words get into the markup. Pure.
 
-Places are per cent or a box of 1000 × 100 that is stretched; texts never are. Where nothing is known nothing is drawn: no
-line bridges a gap and no bar stands for an unknown zero.
+Places are per cent or a box of 1000 × 100 that is stretched; texts never are. Where nothing is known nothing is drawn:
+no line bridges a gap and no bar stands for an unknown zero.
 """
 
 import math
@@ -151,12 +151,11 @@ def _grid(low: float, top: float, unit: str) -> Markup:
     if top <= low:
         return Markup("")
     values = [top / 3 * i for i in (1, 2, 3)] if low == 0 else [low, top]
-    return Markup("").join(
-        Markup(
-            '<line class="grid" x1="0" x2="100%" y1="{0:.1f}%" y2="{0:.1f}%"/><text x="0" y="{0:.1f}%" dy="-3">{1}</text>'
-        ).format(_y(value, low, top), words.quantity_text(value, unit))
-        for value in values
+    mark = Markup(
+        '<line class="grid" x1="0" x2="100%" y1="{0:.1f}%" y2="{0:.1f}%"/>'
+        '<text x="-8" y="{0:.1f}%" dy="4" text-anchor="end">{1}</text>'
     )
+    return Markup("").join(mark.format(_y(value, low, top), words.quantity_text(value, unit)) for value in values)
 
 
 def _round_up(value: float) -> float:
@@ -164,7 +163,7 @@ def _round_up(value: float) -> float:
     if value <= 0 or not math.isfinite(value):
         return 0.0
     size = 10.0 ** math.floor(math.log10(value))
-    return next((step * size for step in (1.2, 1.5, 3, 6, 9, 12) if step * size >= value), value)
+    return next((step * size for step in (1.2, 1.5, 1.8, 2.4, 3, 4.5, 6, 7.5, 9, 12) if step * size >= value), value)
 
 
 def _x(at: float, start: int, end: int) -> float:

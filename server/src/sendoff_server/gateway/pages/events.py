@@ -16,7 +16,7 @@ async def page(scope: Scope, request: web.Request) -> Json:
     query = request.query
     filters = api.filters(query)
     found = await scope.read(
-        look.event_list, "event", scope.within, filters, limit=100, after=params.text(query, "cursor")
+        look.event_list, "event", scope.within, filters, limit=50, after=params.text(query, "cursor")
     )
     counts = await scope.read(look.histogram, scope.within, STEPS, kind="event", name=filters.name)
     given = {name: query[name] for name in ("q", "name", "service", "env", "release") if query.get(name)}

@@ -146,9 +146,8 @@ def _request(event: Json | None) -> list[tuple[str, str]]:
     rows = []
     if request.get("method") or request.get("url"):
         rows.append((words.cut(request.get("method") or "URL", 20), words.cut(request.get("url") or "", 2_000)))
-    for name in ("route", "query", "remote"):
-        if request.get(name):
-            rows.append((name.capitalize(), words.brief(request[name], 2_000)))
+    named = [name for name in ("route", "query", "remote") if request.get(name)]
+    rows += [(name.capitalize(), words.brief(request[name], 2_000)) for name in named]
     headers = request.get("headers")
     if isinstance(headers, dict):
         rows += [(words.cut(name, 60), words.brief(value, 1_000)) for name, value in list(headers.items())[:40]]

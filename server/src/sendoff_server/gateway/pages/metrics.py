@@ -24,7 +24,7 @@ async def page(scope: Scope, request: web.Request) -> Json:
         return {"page": "metrics", "heading": heading, "folders": [], "metric": None, "searched": query.get("q", "")}
     if wanted is None:
         newest = max(names, key=lambda name: (not name["name"].startswith("sendoff."), name["last"], name["series"]))
-        metric, also = metrics.Metric(newest["name"], newest["type"], newest["unit"]), []
+        metric, also = await scope.read(metrics.find, newest["name"], newest["type"], newest["unit"])
     else:
         metric, also = await scope.read(metrics.find, wanted, query.get("type") or None, query.get("unit"))
     return {

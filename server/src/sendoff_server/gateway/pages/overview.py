@@ -17,15 +17,15 @@ async def page(scope: Scope, request: web.Request) -> Json:
     within, before = scope.within, scope.within.before
     top = await scope.read(look.exceptions, within, Filters(), sort="count", limit=6, after=None)
     latest = await scope.read(look.event_list, "event", within, Filters(), limit=8, after=None)
+    names = await scope.read(look.names, within, limit=4)
     stats = [await _stat(scope, "Exceptions", "exception", None)]
-    for name in await scope.read(look.names, within, limit=4):
-        stats.append(await _stat(scope, name["name"], "event", name["name"]))
-    names = (await scope.read(metrics.metric_names, None, limit=500, after=None))["metrics"]
-    tracks = await _tracks(scope, stats, names)
+    stats += [await _stat(scope, name["name"], "event", name["name"]) for name in names]
+    measured = (await scope.read(metrics.metric_names, None, limit=500, after=None))["metrics"]
+    tracks = await _tracks(scope, stats, measured)
     groups = top["exceptions"]
     sparks = await scope.read(look.histograms, within, 48, [group["group"] for group in groups])
     alerts = _alerts(scope, groups)
-    empty = not (groups or latest["events"] or names or scope.agents)
+    empty = not (groups or latest["events"] or measured or scope.agents)
     if empty:
         old = [await scope.read(look.newest, kind) for kind in ("event", "exception")]
         empty = not any(old)
@@ -71,30 +71,30 @@ def _alerts(scope: Scope, groups: list[Json]) -> list[Json]:
                 "text": "An agent's totals contradict each other. This is a fault of Sendoff, not of your application.",
             }
         )
-    for group in groups:
-        if group["first_seen"] >= scope.within.start:
-            found.append(
-                {
-                    "bad": True,
-                    "title": words.plain(group["name"]),
-                    "link": scope.link(f"exceptions/{group['group']}"),
-                    "text": words.shown(group["message"] or group["place"], 200),
-                    "fact": words.count(group["in_range"]),
-                    "fact_label": "since it began",
-                    "since": words.ago(group["first_seen"], scope.now),
-                }
-            )
-    for agent in scope.silent[:5]:
-        found.append(
-            {
-                "bad": False,
-                "title": f"{words.plain(agent['host']) or agent['agent'][:8]} is silent",
-                "link": scope.link("ledger"),
-                "text": "Its agent has not reported; what it holds is unknown, which is not zero.",
-                "since": words.ago(agent["received"], scope.now),
-            }
-        )
+    found += [_new_group(group, scope) for group in groups if group["first_seen"] >= scope.within.start]
+    found += [_silent_agent(agent, scope) for agent in scope.silent[:5]]
     return found
+
+
+def _new_group(group: Json, scope: Scope) -> Json:
+    return {
+        "bad": True,
+        "title": words.plain(group["name"]),
+        "link": scope.link(f"exceptions/{group['group']}"),
+        "text": words.shown(group["message"] or group["place"], 200),
+        "fact": words.count(group["in_range"]),
+        "since": words.ago(group["first_seen"], scope.now),
+    }
+
+
+def _silent_agent(agent: Json, scope: Scope) -> Json:
+    return {
+        "bad": False,
+        "title": f"{words.plain(agent['host']) or agent['agent'][:8]} is silent",
+        "link": scope.link("ledger"),
+        "text": "Its agent has not reported; what it holds is unknown, which is not zero.",
+        "since": words.ago(agent["received"], scope.now),
+    }
 
 
 async def _stat(scope: Scope, label: str, kind: str, name: str | None) -> Json:

@@ -40,6 +40,7 @@ class Scope:
     trust: Trust
     path: str
     query: dict[str, str]
+    origin: str
     _api: Api
 
     @classmethod
@@ -50,7 +51,18 @@ class Scope:
         within = params.time_range(request.query, now)
         agents = (await api.read(look.ledger, number))["agents"]
         name = request.match_info["project"]
-        return cls(name, number, within, now, agents, _trust(agents), request.path, dict(request.query), api)
+        return cls(
+            name,
+            number,
+            within,
+            now,
+            agents,
+            _trust(agents),
+            request.path,
+            dict(request.query),
+            str(request.url.origin()),
+            api,
+        )
 
     async def read(
         self, query: Callable[Concatenate[apsw.Connection, int, P], T], *args: P.args, **kwargs: P.kwargs
@@ -64,7 +76,8 @@ class Scope:
 
     @property
     def range_words(self) -> str:
-        return words.span(self.within.length if self.within.name is None else params.RANGES[self.within.name])
+        name = self.within.name
+        return words.span(self.within.length) if name is None else f"{name[:-1]}{words.NBSP}{name[-1]}"
 
     @property
     def heard(self) -> int | None:

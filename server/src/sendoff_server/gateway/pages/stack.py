@@ -1,4 +1,4 @@
-"""Stacks as they are read: the latest call first, the application's own frames open, runs of library frames folded. Pure."""
+"""Stacks as they are read: latest call first, the application's own frames open, runs of library frames folded."""
 
 from itertools import groupby
 from typing import Any

@@ -16,7 +16,11 @@ def shown(text: object, most: int = 2_000) -> Markup:
     """Somebody else's text: cut to ``most`` characters (said so), without control characters, isolated from its
     surroundings so that characters that turn the direction of writing end with it.
     """
-    return Markup("<bdi>{}</bdi>").format(cut(text, most))
+    whole = str(text)
+    isolated = Markup("<bdi>{}</bdi>").format(_CONTROLS.sub("\ufffd", whole[:most]))
+    if len(whole) <= most:
+        return isolated
+    return isolated + Markup('<span class="faint"> … {:,} characters more</span>').format(len(whole) - most)
 
 
 def cut(text: object, most: int) -> str:
@@ -72,7 +76,8 @@ def change(now: float, before: float) -> str:
     if before <= 0:
         return ""
     if now > 2 * before:
-        return f"×{NBSP}{now / before:.1f}"
+        factor = now / before
+        return f"×{NBSP}{factor:.1f}" if factor < 10 else f"×{NBSP}{factor:,.0f}"
     percent = round((now - before) / before * 100)
     return f"{'+' if percent > 0 else '−' if percent < 0 else '±'}{abs(percent)}{NBSP}%"
 
