@@ -1,6 +1,7 @@
 """Opens the spool's file: settings of SQLite with their reasons, and what happens to a file that is damaged."""
 
 import logging
+import shutil
 from pathlib import Path
 from time import gmtime, strftime
 
@@ -8,6 +9,7 @@ import apsw
 
 from sendoff_server.spool.errors import SpoolFailed, SpoolTooNew
 from sendoff_server.spool.sql import schema
+from sendoff_server.spool.wal import commits, lost_commits
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ def open_database(folder: Path, now_ms: int) -> tuple[apsw.Connection, Path | No
     """
     check_library(_library())
     try:
-        return _open_checked(folder), None
+        return _open_checked(folder, now_ms), None
     except _Damaged as damage:
         kept = _move_aside(folder, now_ms)
         log.error(
@@ -51,7 +53,7 @@ def open_database(folder: Path, now_ms: int) -> tuple[apsw.Connection, Path | No
     except apsw.Error as error:
         raise SpoolFailed(f"the spool in {folder} cannot be opened: {error}") from error
     try:
-        return _open_checked(folder), kept
+        return _open_checked(folder, now_ms), kept
     except (_Damaged, apsw.Error) as error:
         raise SpoolFailed(f"a new spool in {folder} cannot be made: {error}") from error
 
@@ -81,9 +83,10 @@ def _library() -> int:
     return parts[0] * 1_000_000 + parts[1] * 1_000 + parts[2]
 
 
-def _open_checked(folder: Path) -> apsw.Connection:
+def _open_checked(folder: Path, now_ms: int) -> apsw.Connection:
     path = folder / "spool.db"
     _check_header(path)
+    logged = commits(folder / "spool.db-wal")
     connection = connect(path)
     try:
         # Space freed by a drained backlog goes back to the disk, a little at a time. Only before the first table.
@@ -100,6 +103,7 @@ def _open_checked(folder: Path) -> apsw.Connection:
         answer = connection.pragma("quick_check", 1)
         if answer != "ok":
             raise _Damaged(str(answer))
+        _check_log(connection, folder, logged, now_ms)
         _prepare(connection, folder)
     except (apsw.NotADBError, apsw.CorruptError) as error:
         connection.close()
@@ -122,6 +126,19 @@ def _check_header(path: Path) -> None:
         raise _Damaged("it is not a database")
 
 
+def _check_log(connection: apsw.Connection, folder: Path, logged: list[int], now_ms: int) -> None:
+    """Say so when synced commits were passed over: what they acknowledged is gone, and nobody would ever know."""
+    if lost := lost_commits(connection, logged):
+        kept = _quarantine(folder, now_ms)
+        shutil.copyfile(folder / "spool.db-wal", kept / "spool.db-wal")
+        log.error(
+            "the spool's write-ahead log is damaged: at least %d commits at its end are gone, with what they "
+            "acknowledged. The log was copied to %s",
+            lost,
+            kept,
+        )
+
+
 def _prepare(connection: apsw.Connection, folder: Path) -> None:
     version = connection.pragma("user_version")
     if version == 0:
@@ -136,6 +153,15 @@ def _prepare(connection: apsw.Connection, folder: Path) -> None:
 
 
 def _move_aside(folder: Path, now_ms: int) -> Path:
+    kept = _quarantine(folder, now_ms)
+    for file in _FILES:
+        if (folder / file).exists():
+            (folder / file).rename(kept / file)
+    return kept
+
+
+def _quarantine(folder: Path, now_ms: int) -> Path:
+    """A new folder for what is set apart."""
     name = strftime("%Y%m%dT%H%M%SZ", gmtime(now_ms / 1000))
     kept = folder / "quarantine" / name
     number = 1
@@ -143,7 +169,4 @@ def _move_aside(folder: Path, now_ms: int) -> Path:
         number += 1
         kept = folder / "quarantine" / f"{name}-{number}"
     kept.mkdir(parents=True)
-    for file in _FILES:
-        if (folder / file).exists():
-            (folder / file).rename(kept / file)
     return kept

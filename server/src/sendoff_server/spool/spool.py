@@ -29,6 +29,7 @@ from sendoff_server.spool.items import EVENTS, read_waiting
 from sendoff_server.spool.lock import Lock
 from sendoff_server.spool.outputs import reconcile
 from sendoff_server.spool.records import ClientState, EventIn, OutputSpec, Rotation, Sealed, Settlement
+from sendoff_server.spool.reserve import Reserve
 from sendoff_server.spool.settling import settle
 from sendoff_server.spool.sql import ask
 from sendoff_server.spool.writer import Put, Transaction, Writer, plain
@@ -96,7 +97,7 @@ class Spool:
         self.quarantined: Path | None = None
         """Where a damaged spool was moved to at this start."""
         self._intake = Intake(outputs, self.agent_id, host, self.epoch)
-        self._writer = Writer(connection, self._store, limit_bytes)
+        self._writer = Writer(connection, self._store, limit_bytes, Reserve(path / "reserve"))
         self._leasing = _Reading(path / "spool.db", "sendoff-lease")
         self._looking = _Reading(path / "spool.db", "sendoff-books")
         self._closed = threading.Lock()
@@ -188,14 +189,21 @@ class Spool:
             events = await self._waiting("waiting_events", output, max_batches, max_bytes)
             if len(events) >= max_batches or _size(events) >= max_bytes:
                 return _bounded(events, max_bytes)
-            await self._seal(spec, now_ms)
+            failure: SpoolFailed | None = None
+            try:
+                await self._seal(spec, now_ms)
+            except SpoolFailed as error:
+                failure = error  # A disk that takes nothing new must not keep what is sealed from being delivered.
             left, room = max_batches - len(events), max_bytes - _size(events)
-            return _bounded(events + await self._waiting("waiting_snapshots", output, left, room), max_bytes)
+            found = events + await self._waiting("waiting_snapshots", output, left, room)
+            if failure and not found:
+                raise failure
+            return _bounded(found, max_bytes)
 
     async def settle(self, output: str, results: Sequence[Settlement]) -> None:
         """Record what became of batches, for good. Settling one twice changes nothing. Raises ``SpoolFailed``."""
         now_ms = self._clock()
-        await self._writer.submit(lambda transaction: settle(transaction, output, results, now_ms))
+        await self._writer.submit(lambda transaction: settle(transaction, output, results, now_ms), frees=True)
 
     async def books(self) -> Books:
         """The books as of one commit. ``frames`` and ``kernel`` are the agent's to fill in. Raises ``SpoolFailed``."""
@@ -272,7 +280,7 @@ class Spool:
             await self._writer.submit(lambda transaction: leasing.seal(transaction, spec.name, merged))
 
     async def _lose_items(self, items: Sequence[int]) -> None:
-        await self._writer.submit(lambda transaction: _lose(transaction, items, self._path / "quarantine"))
+        await self._writer.submit(lambda transaction: _lose(transaction, items, self._path / "quarantine"), frees=True)
 
 
 def _size(batches: Sequence[Sealed]) -> int:

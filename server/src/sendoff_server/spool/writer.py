@@ -18,6 +18,7 @@ import apsw
 from sendoff_server.spool.accounts import Tally
 from sendoff_server.spool.errors import SpoolClosed, SpoolError, SpoolFailed, SpoolFull
 from sendoff_server.spool.records import EventIn
+from sendoff_server.spool.reserve import Reserve
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,9 @@ T = TypeVar("T")
 GROUP_JOBS = 1_000
 GROUP_BYTES = 16 * 1024 * 1024
 """How much one transaction takes; the rest waits for the next one."""
+
+SPARE_PAGES = 256
+"""Free pages that are kept for the next batches instead of being given back to the disk."""
 
 ClientRow = tuple[str, str, int, bytes]
 
@@ -55,6 +59,8 @@ class Job(Generic[T]):
     work: Put | Callable[[Transaction], T]
     future: asyncio.Future[T]
     loop: asyncio.AbstractEventLoop
+    frees: bool
+    """Whether it makes room rather than takes it: then it may use the reserve of a full disk."""
 
 
 class Writer(threading.Thread):
@@ -65,11 +71,13 @@ class Writer(threading.Thread):
         connection: apsw.Connection,
         store: Callable[[Transaction, Sequence[Put]], None],
         limit_bytes: int,
+        reserve: Reserve,
     ) -> None:
         super().__init__(name="sendoff-spool", daemon=True)
         self._connection = connection
         self._store = store
         self._limit = limit_bytes
+        self._reserve = reserve
         self._page = connection.pragma("page_size")
         self._jobs: deque[Job[Any]] = deque()
         self._ready = threading.Condition()
@@ -82,10 +90,10 @@ class Writer(threading.Thread):
         self.failures = 0
         self.last_failure = ""
 
-    def submit(self, work: Put | Callable[[Transaction], T]) -> "asyncio.Future[T]":
+    def submit(self, work: Put | Callable[[Transaction], T], *, frees: bool = False) -> "asyncio.Future[T]":
         """Hand in work; await the result. Raises ``SpoolClosed``."""
         loop = asyncio.get_running_loop()
-        job: Job[T] = Job(work, loop.create_future(), loop)
+        job: Job[T] = Job(work, loop.create_future(), loop, frees)
         with self._ready:
             if self._closed:
                 raise SpoolClosed("the spool is closed")
@@ -126,13 +134,22 @@ class Writer(threading.Thread):
 
     def _commit(self, jobs: list[Job[Any]]) -> None:
         """One transaction for all; if a job is at fault itself, each gets its own, so that it fails alone."""
+        taking = [job for job in jobs if not job.frees]
+        freeing = [job for job in jobs if job.frees]
+        if taking and not self._hold_reserve():
+            self._refuse(taking, "the disk is full: make room where agent.data_dir is")
+            jobs = freeing
         try:
-            answers = self._transaction(jobs)
+            answers = self._transaction(jobs) if jobs or self._owed else []
+        except apsw.FullError as error:
+            # What was delivered must be taken off the books even now: what takes room gives way, with the reserve.
+            if freeing and self._reserve.give_back():
+                self._refuse(taking, plain(error))
+                self._commit(freeing)
+            else:
+                self._refuse(jobs, plain(error))
         except apsw.Error as error:
-            self.failures += 1
-            self.last_failure = plain(error)
-            log.error("the spool could not be written: %s", self.last_failure)
-            self._fail(jobs, SpoolFailed(self.last_failure))
+            self._refuse(jobs, plain(error))
         except Exception as error:
             if len(jobs) > 1:
                 for job in jobs:
@@ -148,6 +165,7 @@ class Writer(threading.Thread):
         answers: list[tuple[Job[Any], Any]] = []
         with self._ready:
             owed, self._owed = self._owed, Tally()
+        self._roll_back()
         try:
             connection.execute("BEGIN IMMEDIATE")
             transaction = Transaction(connection, self.used_bytes() >= self._limit)
@@ -160,8 +178,7 @@ class Writer(threading.Thread):
             connection.execute("COMMIT")
         except BaseException:
             self.owe(owed)
-            if not connection.get_autocommit():
-                connection.execute("ROLLBACK")
+            self._roll_back()
             raise
         self.commits += 1
         return answers
@@ -189,12 +206,46 @@ class Writer(threading.Thread):
         return int(pages) * int(self._page)
 
     def _shrink(self) -> None:
-        """Give free pages back to the disk while nobody waits: a little at a time, so that nobody has to."""
+        """Give free pages back to the disk, a little at a time: when nobody waits, or every so often."""
         try:
-            if not self._jobs and self._connection.pragma("freelist_count") > 512:
+            idle = not self._jobs or self.commits % 64 == 0
+            if idle and self._connection.pragma("freelist_count") > SPARE_PAGES:
                 self._connection.execute("PRAGMA incremental_vacuum(256)").fetchall()
         except apsw.Error as error:
             log.warning("free space could not be given back: %s", plain(error))
+
+    def _hold_reserve(self) -> bool:
+        """Whether the reserve is there. If not, what is free inside our own files goes back to the disk first."""
+        if self._reserve.hold():
+            return True
+        connection = self._connection
+        try:
+            for _ in range(8):
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                if self._reserve.hold():
+                    return True
+                if not connection.pragma("freelist_count"):
+                    break
+                connection.execute("PRAGMA incremental_vacuum(1024)").fetchall()
+        except apsw.Error as error:
+            log.debug("no room could be made: %s", plain(error))
+        return self._reserve.hold()
+
+    def _roll_back(self) -> None:
+        """End a transaction that failed, if SQLite has not done so itself."""
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except apsw.Error as error:
+            log.error("a failed transaction could not be rolled back yet: %s", plain(error))
+
+    def _refuse(self, jobs: list[Job[Any]], words: str) -> None:
+        """The disk did not take it."""
+        self.failures += 1
+        if words != self.last_failure:
+            log.error("the spool cannot be written: %s", words)
+        self.last_failure = words
+        self._fail(jobs, SpoolFailed(words))
 
     def _fail(self, jobs: list[Job[Any]], error: Exception) -> None:
         generations = [job.work.generation for job in jobs if isinstance(job.work, Put)]

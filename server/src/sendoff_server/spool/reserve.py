@@ -1,0 +1,42 @@
+"""A file that holds room on the disk.
+
+When the disk is full it is given back, so that what was delivered can be deleted: deleting is writing too. Until it can
+be made again, nothing new is stored.
+"""
+
+import os
+from pathlib import Path
+
+RESERVE_BYTES = 4 * 1024 * 1024
+
+
+class Reserve:
+    """The file at ``path``. In one thread only."""
+
+    def __init__(self, path: Path, size: int = RESERVE_BYTES) -> None:
+        self._path = path
+        self._size = size
+        self._held = False
+
+    def hold(self) -> bool:
+        """Make the file unless it is there. False if the disk has no room for it."""
+        if self._held:
+            return True
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(file, 0, self._size)
+            finally:
+                os.close(file)
+        except OSError:
+            self._path.unlink(missing_ok=True)
+            return False
+        self._held = True
+        return True
+
+    def give_back(self) -> bool:
+        """Free the room. False if there was none to free."""
+        held, self._held = self._held, False
+        if held:
+            self._path.unlink(missing_ok=True)
+        return held
