@@ -147,6 +147,20 @@ def test_all_windows_together_hold_a_bounded_number_of_aggregates(make: Callable
     assert folded == 1000 - 4 * 10
 
 
+def test_windows_that_were_handed_over_hold_nothing_any_more(make: Callable[..., Core]) -> None:
+    core = make(max_series=10)
+    for second in range(50):
+        core.feed(b"".join(b"m%d:1|c\n" % i for i in range(10)), "s", (), NOW + second * 1000)
+        assert not any(one["tags"] for one in series(core.rotate(NOW + second * 1000 + 1000)))
+    assert core.stats().windows == 0
+
+
+def test_too_many_windows_are_named_before_too_many_tags(make: Callable[..., Core]) -> None:
+    core = make(stamped_windows=0)
+    core.feed(b"a:1|c|T1699990000|#" + b",".join(b"t%d" % i for i in range(65)), "s", (), NOW)
+    assert core.rotate(NOW + 1000).lines_rejected == {"s": {"timestamp_invalid": 1}}
+
+
 def test_a_gauge_outlives_windows_and_idleness(make: Callable[..., Core]) -> None:
     core = make(idle_ms=1000)
     core.feed(b"g:10|g\ng:+1|g", "s", (), NOW)
@@ -192,19 +206,9 @@ def test_the_gauge_that_was_untouched_longest_is_forgotten_and_the_store_is_told
 
 
 def test_damaged_gauge_rows_do_not_keep_a_core_from_starting(make: Callable[..., Core]) -> None:
-    rows = [
-        b"",
-        b"\0",
-        b"x",
-        b"\xff\0[1,2,0]",
-        b"a\0[]",
-        b"a\0[1,2]",
-        b"a\0[NaN",
-        b"a\0{}",
-        b"k\0[[],1,1]",
-        b"a\0[1e999,1,0]",
-    ]
-    core = make(gauges=rows)
+    key = b'{"name":"g","tags":{},"unit":"","type":"gauge"'
+    states = [b"", b"\0", b"\0[]", b"\0[1,2]", b"\0[1,2,0", b"\0{}", b"\0[[],1,1]", b"\0[1e999,1,0]", b"\0[NaN,1,0]"]
+    core = make(gauges=[b"", b"\0", b"\xff\0[1,2,0]", *(key + state for state in states)])
     core.feed(b"g:+1|g", "s", (), NOW)
     assert series(core.rotate(NOW + 1000))[0]["last"] == 1
 
@@ -226,6 +230,13 @@ def test_equal_lines_of_sources_with_other_tags_are_other_series(
         ({"service": "one"}, 3),
         ({"service": "two"}, 3),
     ]
+
+
+def test_a_line_that_is_known_without_tags_of_a_source_is_not_mixed_up_either(make: Callable[..., Core]) -> None:
+    core = make()
+    core.feed(b"g:1|g", "s", (), NOW)
+    core.feed(b"g:2|g", "s", [("service", "shop")], NOW)
+    assert [one["tags"] for one in series(core.rotate(NOW + 1000))] == [{"service": "shop"}, {}]
 
 
 def test_the_second_line_of_a_kind_is_judged_like_the_first(make: Callable[..., Core]) -> None:
