@@ -13,20 +13,12 @@ from sendoff_server.settings.declared import ANY, PREFIX, Setting, settings
 from sendoff_server.settings.faults import Fault, closest
 from sendoff_server.settings.model import Settings
 
-NOT_SETTINGS = frozenset(
-    {
-        "SENDOFF_ADDRESS",
-        "SENDOFF_SERVICE",
-        "SENDOFF_ENV",
-        "SENDOFF_RELEASE",
-        "SENDOFF_SOCKET",
-        "SENDOFF_CORE",
-        "SENDOFF_LOG",
-        "SENDOFF_LINGER",
-        "SENDOFF_CONFIG",
-    }
+CLIENTS = (
+    "ADDRESS SERVICE ENV RELEASE ENABLED LINGER SCRUB LOCALS SOURCE IN_APP NOT_IN_APP EXCEPTHOOKS BUFFER DEBUG SOCKET"
 )
-"""Read by clients, or by the server before there are settings."""
+SERVERS = "CORE LOG CONFIG SOCKET"
+"""Read before there are settings, or by clients as well."""
+NOT_SETTINGS = frozenset(PREFIX + name for name in (CLIENTS + " " + SERVERS).split())
 _KUBERNETES = re.compile(
     r"SENDOFF(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_[A-Z]+)?)?)"
 )

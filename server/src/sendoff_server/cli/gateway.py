@@ -1,0 +1,42 @@
+"""``sendoff gateway`` and ``sendoff gateway keys``"""
+
+import sys
+from pathlib import Path
+
+import click
+
+from sendoff_server.cli.keys import keys
+from sendoff_server.cli.options import config_option, settings_or_exit
+
+
+@click.group(invoke_without_command=True)
+@config_option
+@click.pass_context
+def gateway(context: click.Context, config: Path | None) -> None:
+    """Take in what agents deliver, keep it, show it.
+
+    Without a subcommand this runs the gateway. SIGTERM or Ctrl-C finishes what was begun and stops.
+    """
+    context.obj = config
+    if context.invoked_subcommand is not None:
+        return
+    settings = settings_or_exit(config)
+
+    import logging
+
+    from sendoff_server.gateway import Gateway
+    from sendoff_server.gateway.keys import list_keys
+    from sendoff_server.process import serve
+
+    log = logging.getLogger("sendoff_server.gateway")
+    part = Gateway(settings)
+
+    def announce() -> None:
+        log.info("look at http://%s/", part.addresses["http"])
+        if not any(key.revoked is None for key in list_keys(settings.gateway.data_dir / "gateway")):
+            log.warning("nobody can send yet: make a key with `sendoff gateway keys create PROJECT`")
+
+    sys.exit(serve(part, drain_s=settings.agent.drain, announce=announce))
+
+
+gateway.add_command(keys)

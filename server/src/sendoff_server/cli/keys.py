@@ -1,0 +1,111 @@
+"""``sendoff gateway keys``: works on the store's file, beside a running gateway or without one."""
+
+import contextlib
+import datetime
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from sendoff_server.cli.options import config_option, json_option, settings_or_exit
+from sendoff_server.cli.table import aligned
+
+
+@click.group()
+def keys() -> None:
+    """Make, list and revoke the keys that agents send with."""
+
+
+@keys.command()
+@click.argument("project")
+@config_option
+@json_option
+@click.pass_obj
+def create(outer: Path | None, project: str, config: Path | None, as_json: bool) -> None:
+    """Make a key for PROJECT, which begins with its first key.
+
+    The key is shown now and never again; the gateway keeps its SHA-256 only.
+    """
+    from sendoff_server.gateway import keys as store
+
+    folder = _store_folder(config or outer)
+    with _refusals():
+        key = store.create(folder, project)
+    if as_json:
+        click.echo(json.dumps({"project": project, "key": key}))
+        return
+    click.echo(key)
+    click.echo(
+        f"Put it into the agent's settings, as `key` of [outputs.NAME]. It sends to project {project}.", err=True
+    )
+
+
+@keys.command("list")
+@config_option
+@json_option
+@click.pass_obj
+def list_(outer: Path | None, config: Path | None, as_json: bool) -> None:
+    """Show all keys by their beginnings, with when they were last used."""
+    from sendoff_server.gateway import keys as store
+
+    folder = _store_folder(config or outer)
+    with _refusals():
+        found = store.list_keys(folder)
+    if as_json:
+        click.echo(json.dumps([asdict(key) for key in found]))
+        return
+    if not found:
+        click.echo("no keys yet; make one with `sendoff gateway keys create PROJECT`")
+        return
+    rows = [("ID", "PROJECT", "KEY", "MADE", "LAST USED", "REVOKED")]
+    rows += [(str(k.id), k.project, f"{k.hint}…", _when(k.created), _when(k.used), _when(k.revoked)) for k in found]
+    click.echo("\n".join(aligned(rows)))
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID", type=int)
+@config_option
+@json_option
+@click.pass_obj
+def revoke(outer: Path | None, key_id: int, config: Path | None, as_json: bool) -> None:
+    """Take a key's power at once. ID is the number that `list` shows."""
+    from sendoff_server.gateway import keys as store
+
+    folder = _store_folder(config or outer)
+    with _refusals():
+        revoked = store.revoke(folder, key_id)
+    if as_json:
+        click.echo(json.dumps({"id": key_id, "revoked": revoked}))
+    elif revoked:
+        click.echo(f"key {key_id} is revoked; who still sends with it is refused (403)")
+    else:
+        click.echo(
+            f"sendoff: there is no key {key_id} that could be revoked; see `sendoff gateway keys list`", err=True
+        )
+    if not revoked:
+        sys.exit(1)
+
+
+def _store_folder(config: Path | None) -> Path:
+    return settings_or_exit(config).gateway.data_dir / "gateway"
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """What the store refuses is said in one line."""
+    from sendoff_server.gateway.store.database import StoreError
+
+    try:
+        yield
+    except (ValueError, StoreError, OSError) as error:
+        click.echo(f"sendoff: {error}", err=True)
+        sys.exit(1)
+
+
+def _when(moment: int | None) -> str:
+    if moment is None:
+        return "-"
+    return datetime.datetime.fromtimestamp(moment / 1000, datetime.UTC).strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,112 @@
+"""``sendoff status``"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sendoff_server.cli.options import config_option, json_option, settings_or_exit
+from sendoff_server.cli.table import aligned
+
+
+@click.command()
+@config_option
+@json_option
+@click.option("--watch", is_flag=True, help="Show it anew every 2 seconds, until Ctrl-C.")
+def status(config: Path | None, as_json: bool, watch: bool) -> None:
+    """Show how the agent on this host is doing: what came in, where it is, what was lost and why.
+
+    Exit code 1 when no agent answers, 4 when its books do not balance.
+    """
+    from sendoff_server.cli.control import NoAnswer, ask, control_places
+
+    settings = settings_or_exit(config)
+    places = control_places(settings.inputs.unix.path, os.environ, os.getuid())
+    try:
+        while True:
+            found = ask("/status.json", places, os.getuid())
+            text = json.dumps(found) if as_json else "\n".join(words(found))
+            if not watch:
+                break
+            click.clear()
+            click.echo(text)
+            time.sleep(2)
+    except NoAnswer as error:
+        click.echo(f"sendoff: {error}", err=True)
+        sys.exit(1)
+    click.echo(text)
+    sys.exit(4 if found.get("imbalances") else 0)
+
+
+def words(found: dict[str, Any]) -> Iterator[str]:
+    """The status for people. A part that the agent does not tell is left out."""
+    books: dict[str, Any] = found.get("books", {})
+    yield f"sendoff {found.get('version', '?')}, core {found.get('core', '?')}, pid {found.get('pid', '?')}"
+    addresses = found.get("addresses", {})
+    yield from _section("listens on", [(name, where) for name, where in addresses.items()])
+    yield from _outputs(found.get("outputs", []))
+    yield from _section(
+        "events",
+        [
+            (
+                r["source"],
+                r["output"],
+                r["received"],
+                r["delivered"],
+                r["pending"],
+                r["folded"],
+                r["dead"],
+                _lost(r["lost"]),
+            )
+            for r in books.get("events", [])
+        ],
+        ("SOURCE", "OUTPUT", "RECEIVED", "DELIVERED", "PENDING", "FOLDED", "DEAD", "LOST"),
+    )
+    yield from _section(
+        "metric points in",
+        [(r["source"], r["received"], r["journaled"], _lost(r["lost"])) for r in books.get("points_in", [])],
+        ("SOURCE", "RECEIVED", "JOURNALED", "LOST"),
+    )
+    yield from _section(
+        "metric points out",
+        [
+            (r["output"], r["journaled"], r["delivered"], r["pending"], r["dead"], _lost(r["lost"]))
+            for r in books.get("points_out", [])
+        ],
+        ("OUTPUT", "JOURNALED", "DELIVERED", "PENDING", "DEAD", "LOST"),
+    )
+    rejected = [(r["source"], r["received"], r["accepted"], _lost(r["rejected"])) for r in books.get("lines", [])]
+    yield from _section("metric lines", rejected, ("SOURCE", "RECEIVED", "ACCEPTED", "REJECTED"))
+    drops = [(name, number) for name, number in found.get("kernel_drops", {}).items() if number]
+    yield from _section("dropped by the kernel, never seen here", drops)
+    imbalances = found.get("imbalances", [])
+    yield ""
+    yield "the books balance" if not imbalances else "THE BOOKS DO NOT BALANCE; this is a fault in Sendoff:"
+    yield from (f"  {each}" for each in imbalances)
+
+
+def _outputs(outputs: list[dict[str, Any]]) -> Iterator[str]:
+    if not outputs:
+        yield from _section("outputs", [("none is set up, so everything is kept in the spool",)])
+    for each in outputs:
+        yield from _section("output " + each["name"], [(each["type"], each["url"], each["state"])])
+        if each.get("last_error"):
+            yield f"  {each['last_error']}"
+
+
+def _section(title: str, rows: list[Any], head: tuple[str, ...] | None = None) -> Iterator[str]:
+    if rows:
+        yield ""
+        yield title
+        yield from aligned(([head] if head else []) + rows, "  ")
+
+
+def _lost(reasons: dict[str, int]) -> str:
+    if not reasons:
+        return "-"
+    return ", ".join(f"{number:,} {reason}" for reason, number in sorted(reasons.items()))
