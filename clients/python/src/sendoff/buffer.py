@@ -1,0 +1,151 @@
+"""The client's memory of what is not yet safe: durable frames until they are acknowledged, metrics until they are
+written.
+
+Both share one limit in bytes, of which metrics may take a quarter, so that a long absence of the agent costs numbers
+before it costs events. Pure data, used by the holder of the client's lock only. Every change is ordered so that an
+exception raised by a signal handler in the middle leaves a frame twice (which the agent recognises) rather than not
+at all.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sendoff.frame import Ack
+
+RESENDS = 3
+"""How often the lowest held frame is sent again without an acknowledgement that moves on, before it is given up."""
+OVERHEAD = 200
+"""Bytes that a frame costs beside its payload: header and objects."""
+
+
+class Held:
+    """Durable frames, numbered from 1: first those written and not acknowledged (`sent`), then those still to write."""
+
+    __slots__ = ("bytes", "next_seq", "sent", "to_write", "tries", "tries_of", "written_upto")
+
+    def __init__(self) -> None:
+        self.sent: deque[tuple[int, bytes]] = deque()
+        self.to_write: deque[tuple[int, bytes]] = deque()
+        self.bytes = 0
+        self.next_seq = 1
+        self.written_upto = 0
+        self.tries = 0
+        self.tries_of = 0
+
+    def add(self, frame: bytes) -> None:
+        """Keep the frame that was made for `next_seq`."""
+        self.to_write.append((self.next_seq, frame))
+        self.next_seq += 1
+        self.bytes += len(frame) + OVERHEAD
+
+    @property
+    def lowest(self) -> int:
+        """The lowest number not acknowledged, or the next one: `resume_from` of a hello."""
+        if self.sent:
+            return self.sent[0][0]
+        return self.to_write[0][0] if self.to_write else self.next_seq
+
+    @property
+    def unfinished(self) -> int:
+        """How many frames are held."""
+        return len(self.sent) + len(self.to_write)
+
+    def rewind(self) -> int:
+        """The connection is gone: all of `sent` is to be written again. Returns how many that are."""
+        again = len(self.sent)
+        while self.sent:
+            if not self.to_write or self.to_write[0][0] != self.sent[-1][0]:
+                self.to_write.appendleft(self.sent[-1])
+            self.sent.pop()
+        self.bytes = sum(len(frame) + OVERHEAD for _, frame in self.to_write)
+        return again
+
+    def give_up(self) -> bool:
+        """Before a hello: drop the lowest frame if it was re-sent often enough. True if one was dropped."""
+        if not self.to_write or self.to_write[0][0] != self.tries_of or self.tries <= RESENDS:
+            return False
+        self.bytes -= len(self.to_write.popleft()[1]) + OVERHEAD
+        self.tries = 0
+        return True
+
+    def writing(self, seq: int) -> None:
+        """The first byte of frame `seq` is about to be written."""
+        self.written_upto = max(self.written_upto, seq)
+        if seq == self.lowest:
+            self.tries = self.tries + 1 if self.tries_of == seq else 1
+            self.tries_of = seq
+
+    def wrote(self) -> None:
+        """The first frame of `to_write` is wholly written."""
+        self.sent.append(self.to_write[0])
+        self.to_write.popleft()
+
+    def settle(self, ack: Ack) -> tuple[int, dict[str, int]]:
+        """Let go of what `ack` covers. Returns how many frames are safe, and how many were refused, by reason."""
+        upto = min(ack.upto, self.written_upto)
+        safe = 0
+        refused: dict[str, int] = {}
+        lowest = self.lowest
+        for queue in (self.sent, self.to_write):
+            while queue and queue[0][0] <= upto:
+                seq, frame = queue[0]
+                reason = ack.refused.pop(seq, None)
+                if reason is None:
+                    safe += 1
+                else:
+                    refused[reason] = refused.get(reason, 0) + 1
+                self.bytes -= len(frame) + OVERHEAD
+                queue.popleft()
+        early = {seq: reason for seq, reason in ack.refused.items() if upto < seq <= self.written_upto}
+        for queue in (self.sent, self.to_write) if early else ():
+            for held in [held for held in queue if held[0] in early]:
+                queue.remove(held)
+                self.bytes -= len(held[1]) + OVERHEAD
+                refused[early[held[0]]] = refused.get(early[held[0]], 0) + 1
+        if self.lowest != lowest:
+            self.tries = 0
+        return safe, refused
+
+    def __repr__(self) -> str:
+        return f"Held(lowest={self.lowest}, next_seq={self.next_seq}, unfinished={self.unfinished}, bytes={self.bytes})"
+
+
+class Parcel:
+    """Metric lines packed for one frame, and when they were packed (Unix ms)."""
+
+    __slots__ = ("made", "payload", "points")
+
+    def __init__(self, payload: bytes, points: int, made: int) -> None:
+        self.payload = payload
+        self.points = points
+        self.made = made
+
+
+class Waiting:
+    """Packed metrics that no peer has taken yet, oldest first."""
+
+    __slots__ = ("bytes", "parcels", "points")
+
+    def __init__(self) -> None:
+        self.parcels: deque[Parcel] = deque()
+        self.bytes = 0
+        self.points = 0
+
+    def add(self, parcel: Parcel) -> None:
+        """Keep `parcel` until it is written."""
+        self.parcels.append(parcel)
+        self.bytes += len(parcel.payload) + OVERHEAD
+        self.points += parcel.points
+
+    def done(self) -> Parcel:
+        """The oldest parcel is written (or lost): let go of it."""
+        parcel = self.parcels.popleft()
+        self.bytes -= len(parcel.payload) + OVERHEAD
+        self.points -= parcel.points
+        return parcel
+
+    def __repr__(self) -> str:
+        return f"Waiting(parcels={len(self.parcels)}, points={self.points}, bytes={self.bytes})"

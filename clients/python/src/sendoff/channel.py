@@ -1,0 +1,210 @@
+"""The stream to the agent: connecting, hello, numbering, writing, re-sending, acknowledgements
+(protocol/wire-format.md, section 3).
+
+Used by the holder of the client's lock only; never waits. Time and randomness are passed in. On a Unix socket the
+channel also carries the metrics; beside UDP it carries events alone.
+"""
+
+from __future__ import annotations
+
+from sendoff import frame
+from sendoff.buffer import Held, Waiting
+from sendoff.senders.stream import Absent, Gone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sendoff.senders.stream import Stream
+    from sendoff.tally import Tally
+
+BACKOFF = 0.05
+"""Seconds: the longest first wait; doubles with each failure."""
+STEADY = 1.0
+"""Seconds after which a connection counts as one that worked."""
+HELD_BACK_MS = 2_000
+"""Metrics that waited longer say when they were counted."""
+
+
+class Channel:
+    """One client id, its durable frames, and the connection of the moment if there is one."""
+
+    def __init__(
+        self,
+        open_stream: Callable[[], Stream],
+        client: str,
+        who: Mapping[str, str],
+        pid: int,
+        tally: Tally,
+        rng: Callable[[], float],
+        *,
+        longest_wait: float,
+        reasons: str = "",
+    ) -> None:
+        self._open = open_stream
+        self.client = client
+        self._who = who
+        self._pid = pid
+        self._tally = tally
+        self._rng = rng
+        self._longest_wait = longest_wait
+        self._reasons = reasons
+        self._totals: tuple[int, dict[str, int]] = (0, {})
+        self.reported = 0
+        self.held = Held()
+        self.n = 0
+        self.stream: Stream | None = None
+        self.since = 0.0
+        self.retry_at = 0.0
+        self.failures = 0
+        self.worked = False
+        self.acked = 0
+        self.resent = 0
+        self.connects = 0
+        self.refused: dict[str, int] = {}
+        self.trouble = ""
+        self.absent = False
+        """No agent's socket exists, and there never was a connection: nobody to wait for."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a unit is on its way."""
+        return self.stream is not None and self.stream.job is not None
+
+    def dropped(self) -> dict[str, int]:
+        """Running totals of what was dropped, as frames report them."""
+        version = self._tally.version
+        if self._totals[0] != version:
+            self._totals = (version, self._tally.totals(self._reasons))
+        self.reported = version
+        return self._totals[1]
+
+    def add(self, kind: str, event_id: str, t: int, payload: bytes) -> None:
+        """Number a durable frame and keep it; the caller has made sure that there is room."""
+        self.held.add(frame.durable(self.client, kind, self.held.next_seq, event_id, t, payload, self.dropped()))
+
+    def pump(self, now: float, wall_ms: int, waiting: Waiting, at_most: int) -> None:
+        """Write what there is to write, at most `at_most` frames of it, connecting first if need be and due."""
+        for _ in range(2):  # again if the peer was found gone: perhaps it is back already
+            if self.stream is None and not self._connect(now, waiting):
+                return
+            try:
+                self._write(wall_ms, waiting, at_most)
+                return
+            except Gone as gone:
+                self.lost(now, str(gone))
+
+    def receive(self, now: float) -> None:
+        """Take the acknowledgements that have come."""
+        if self.stream is None:
+            return
+        try:
+            for ack in self.stream.read():
+                safe, refused = self.held.settle(ack)
+                self.acked += safe
+                for reason, count in refused.items():
+                    self.refused[reason] = self.refused.get(reason, 0) + count
+                self.worked = self.worked or safe > 0 or bool(refused)
+        except Gone as gone:
+            self.lost(now, str(gone))
+
+    def _connect(self, now: float, waiting: Waiting) -> bool:
+        if now < self.retry_at or not (self.held.to_write or self.held.sent or waiting.parcels):
+            return False
+        try:
+            stream = self._open()
+        except Gone as gone:
+            self.absent = self.connects == 0 and isinstance(gone, Absent)
+            self._failed(now, str(gone))
+            return False
+        self.resent += self.held.rewind()
+        if self.held.give_up():
+            self._tally.many("event.unacceptable", 1)
+        self.since = now
+        self.worked = False
+        self.connects += 1
+        self.absent = False
+        self.stream = stream
+        greeting = frame.hello(self.client, self._who, self._pid, self.held.lowest, self.dropped())
+        try:
+            stream.begin("hello", frame.unit(greeting))
+        except Gone as gone:
+            self.lost(now, str(gone))
+            return False
+        return True
+
+    def _write(self, wall_ms: int, waiting: Waiting, at_most: int) -> None:
+        stream, held = self.stream, self.held
+        assert stream is not None
+        for _ in range(at_most + 1):
+            if stream.job is not None:
+                if not stream.go_on():
+                    return
+                self._book(waiting)
+            if held.to_write:
+                seq, durable = held.to_write[0]
+                held.writing(seq)
+                stream.begin("durable", frame.unit(durable))
+            elif waiting.parcels:
+                parcel = waiting.parcels[0]
+                t = parcel.made if wall_ms - parcel.made > HELD_BACK_MS else None
+                stream.begin(
+                    "metrics",
+                    frame.unit(frame.metrics(self.client, self.n, parcel.payload, t=t, dropped=self.dropped())),
+                )
+            else:
+                return
+
+    def _book(self, waiting: Waiting) -> None:
+        """The stream's job is done: count it."""
+        assert self.stream is not None
+        assert self.stream.job is not None
+        what = self.stream.job.what
+        if what == "durable":
+            self.held.wrote()
+        elif what == "metrics":
+            self.n += waiting.done().points
+        self.stream.job = None
+
+    def report(self) -> bool:
+        """With nothing else to write: an empty metrics frame whose header says what was dropped. Raises `Gone`."""
+        if self.stream is None or self.stream.job is not None or self.reported == self._tally.version:
+            return False
+        done = self.stream.begin(
+            "report", frame.unit(frame.metrics(self.client, self.n, b"", t=None, dropped=self.dropped()))
+        )
+        if done:
+            self.stream.job = None
+        return True
+
+    def say_bye(self) -> bool:
+        """Begin the last frame. Raises `Gone`."""
+        if self.stream is None or self.stream.job is not None:
+            return False
+        last = frame.bye(self.client, self.held.written_upto, self.n, self.dropped())
+        done = self.stream.begin("bye", frame.unit(last))
+        if done:
+            self.stream.job = None
+        return done
+
+    def lost(self, now: float, why: str) -> None:
+        """The connection is of no use any more. One that worked is replaced at once, others after a wait that grows."""
+        assert self.stream is not None
+        self.stream.close()
+        self.stream = None
+        if self.worked or now - self.since >= STEADY:
+            self.failures = 0
+            self.retry_at = now
+            self.trouble = why
+        else:
+            self._failed(now, why)
+
+    def _failed(self, now: float, why: str) -> None:
+        """Exponential backoff with full jitter."""
+        self.trouble = why
+        wait = self._rng() * min(self._longest_wait, BACKOFF * 2 ** min(self.failures, 20))
+        self.failures += 1
+        self.retry_at = now + wait
+
+    def __repr__(self) -> str:
+        return f"Channel(client={self.client}, stream={self.stream}, held={self.held}, n={self.n})"

@@ -1,0 +1,177 @@
+"""The client of a process: holds the settings and the outbox, and hands on. Everything that may not raise is caught
+here.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+import weakref
+
+from sendoff import capture, frame, guard, payload
+from sendoff.context import scope
+from sendoff.fingerprint import custom, fingerprint
+from sendoff.outbox import Durable, Outbox
+from sendoff.render import TooLarge
+from sendoff.routes import UdpRoute, UnixRoute
+from sendoff.scrub import Scrubber
+from sendoff.version import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sendoff.routes import Route
+    from sendoff.settings import Settings
+    from sendoff.tally import Tally
+
+alive: weakref.WeakSet[Client] = weakref.WeakSet()
+"""Clients with descriptors, for the child after a fork."""
+
+
+class Client:
+    """One set of settings at work."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.scrubber = Scrubber(settings.scrub)
+        self._capturer = capture.Capturer(settings, self.scrubber)
+        self._start()
+        alive.add(self)
+
+    def _start(self) -> None:
+        self._random = random.Random(int.from_bytes(os.urandom(8), "big"))  # noqa: S311 - for sampling and jitter
+        self.outbox = Outbox(self._route, self.settings.buffer, self._random.random)
+        self.point = self.outbox.point
+
+    def _route(self, tally: Tally) -> Route:
+        settings = self.settings
+        who = {
+            "service": settings.service,
+            "env": settings.env,
+            "release": settings.release,
+            "host": frame.cut(os.uname().nodename, frame.STRING_LIMIT),
+            "lib": f"sendoff-python/{__version__}",
+        }
+        if settings.address.is_udp:
+            return UdpRoute(settings.address, new_client, who, os.getpid(), tally, self._random.random)
+        return UnixRoute(settings.address, new_client(), who, os.getpid(), tally, self._random.random)
+
+    def event(self, name: str, fields: dict[str, object]) -> str | None:
+        """See `sendoff.event`."""
+        tally = self.outbox.tally
+        try:
+            if type(name) is not str or not name:
+                tally.one("event.invalid")
+                return None
+            return self._submit("event", payload.event(name, scope(), self.scrubber, fields))
+        except TooLarge:
+            tally.one("event.too_long")
+        except Exception as error:  # noqa: BLE001 - nothing may reach the application
+            guard.keep(error, tally, debug=self.settings.debug)
+            tally.one("event.invalid")
+        return None
+
+    def exception(
+        self,
+        error: BaseException | None,
+        *,
+        tags: dict[str, object] | None = None,
+        fields: dict[str, object] | None = None,
+        fingerprint: list[str] | None = None,
+        again: bool = True,
+    ) -> str | None:
+        """See `sendoff.capture_exception`. Not `again`: only if it was not reported already."""
+        tally = self.outbox.tally
+        try:
+            error = sys.exc_info()[1] if error is None else error
+            if not issubclass(type(error), BaseException) or error is None:
+                tally.one("event.invalid")
+                return None
+            before = None if again else capture.reported(error)
+            return before or self._exception(error, tags or {}, fields or {}, fingerprint)
+        except Exception as wrong:  # noqa: BLE001 - nothing may reach the application
+            guard.keep(wrong, tally, debug=self.settings.debug)
+            tally.one("event.invalid")
+            return None
+
+    def _exception(
+        self, error: BaseException, tags: dict[str, object], fields: dict[str, object], own: list[str] | None
+    ) -> str | None:
+        chain = self._capturer.chain(error)
+        group = custom([part for part in own if type(part) is str]) if own else fingerprint(chain)
+        event_id = self._submit("exception", payload.exception(scope(), self.scrubber, chain, group, tags, fields))
+        if event_id is not None:
+            capture.mark(error, event_id)
+        return event_id
+
+    def log(self, template: str, message: str, logger: str, frame: dict[str, object]) -> str | None:
+        """A log message without an exception, as one of the type `log` with one frame (`file`, `line`, `func`,
+        `module`).
+        """
+        tally = self.outbox.tally
+        try:
+            place = self._capturer.place(
+                str(frame["file"]), int(str(frame["line"])), str(frame["func"]), str(frame["module"])
+            )
+            chain = [{"type": "log", "message": self.scrubber.text(message[: capture.MESSAGE]), "frames": [place]}]
+            group = custom(["log", logger, template])
+            return self._submit(
+                "exception", payload.exception(scope(), self.scrubber, chain, group, {"logger": logger}, {})
+            )
+        except Exception as wrong:  # noqa: BLE001 - nothing may reach the application
+            guard.keep(wrong, tally, debug=self.settings.debug)
+            tally.one("event.invalid")
+            return None
+
+    def _submit(self, kind: str, body: bytes) -> str | None:
+        if self.outbox.pid != os.getpid():  # a fork that ran no hooks
+            self.after_fork()
+        t = time.time_ns() // 1_000_000
+        event_id = frame.uuid7(t, os.urandom(10))
+        return event_id if self.outbox.submit(Durable(kind, event_id, t, body)) else None
+
+    def flush(self, timeout: float) -> bool:
+        """See `sendoff.flush`."""
+        try:
+            return self.outbox.flush(timeout)
+        except Exception as error:  # noqa: BLE001 - nothing may reach the application
+            guard.keep(error, self.outbox.tally, debug=self.settings.debug)
+            return False
+
+    def close(self, timeout: float | None) -> None:
+        """See `sendoff.close`."""
+        try:
+            self.outbox.close(self.settings.linger if timeout is None else timeout)
+        except Exception as error:  # noqa: BLE001 - nothing may reach the application
+            guard.keep(error, self.outbox.tally, debug=self.settings.debug)
+
+    def stats(self) -> dict[str, object]:
+        """See `sendoff.stats`."""
+        return self.outbox.stats()
+
+    def after_fork(self) -> None:
+        """In the child: close what was inherited, and begin anew under a new id. What the parent holds stays the
+        parent's.
+        """
+        old = self.outbox
+        if not old.ended:
+            self._start()
+        old.abandon()
+
+    def __repr__(self) -> str:
+        return f"Client({self.settings.address}, {self.outbox})"
+
+
+def new_client() -> str:
+    """A client id: 16 random bytes in hex."""
+    return os.urandom(16).hex()
+
+
+def after_fork_in_child() -> None:
+    """For `os.register_at_fork`."""
+    for client in list(alive):
+        try:
+            client.after_fork()
+        except Exception as error:  # noqa: BLE001 - a fork must not fail because of us
+            guard.keep(error, client.outbox.tally)

@@ -1,0 +1,33 @@
+"""Where the module's functions and the bound instruments find the client of this process. None: everything is a
+no-op.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from sendoff.metrics import Series
+
+    class Client(Protocol):
+        """What takes points, events and exceptions: `sendoff.client.Client`, or the recorder of `sendoff.testing`."""
+
+        def point(self, series: Series | None, value: object) -> None: ...
+        def event(self, name: str, fields: dict[str, object]) -> str | None: ...
+        def exception(
+            self,
+            error: BaseException | None,
+            *,
+            tags: dict[str, object] | None = None,
+            fields: dict[str, object] | None = None,
+            fingerprint: list[str] | None = None,
+            again: bool = True,
+        ) -> str | None: ...
+        def log(self, template: str, message: str, logger: str, frame: dict[str, object]) -> str | None: ...
+        def flush(self, timeout: float) -> bool: ...
+        def close(self, timeout: float | None) -> None: ...
+        def stats(self) -> dict[str, object]: ...
+
+
+client: Client | None = None

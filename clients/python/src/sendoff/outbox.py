@@ -1,0 +1,364 @@
+"""Everything between a call and the socket. One lock, tried and never waited for; whoever holds it works for all.
+
+A durable frame goes into `pending`, and then the caller tries the lock. If it gets it, it numbers and writes what is
+pending; if not, the holder does, who looks into `pending` again after it has let go: so nothing is left behind, and a
+signal handler that interrupts the holder merely leaves its frame with it. Points go into their own deque and are
+packed by the thread every TICK, or by a caller when many wait.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+
+from sendoff import guard, worker
+from sendoff.buffer import OVERHEAD, Parcel, Waiting
+from sendoff.lock import TryLock
+from sendoff.metrics import VALUE_LIMIT, Series, member, number
+from sendoff.points import EAGER, LIMIT, Points
+from sendoff.tally import INTERNAL, Tally
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sendoff.routes import Route
+
+TICK = 0.1
+"""Seconds between two packings while points come in."""
+APART_TICK = 1.0
+"""The same while there is no connection: the points of a frame lie at most this far apart, as it says one time for
+all.
+"""
+CALLER_FRAMES = 32
+"""Frames that one call writes at most, its own and those found waiting."""
+THREAD_FRAMES = 4_096
+PENDING = 256
+"""Durable frames waiting for the holder of the lock, who takes them within microseconds unless it is not let run."""
+THREAD_RETRY = 5.0
+"""Seconds until a thread that could not be started is tried again."""
+
+
+class Durable:
+    """An event on its way into the buffer. `dropped` is its fate there."""
+
+    __slots__ = ("dropped", "event_id", "kind", "payload", "t")
+
+    def __init__(self, kind: str, event_id: str, t: int, payload: bytes) -> None:
+        self.kind = kind
+        self.event_id = event_id
+        self.t = t
+        self.payload = payload
+        self.dropped = False
+
+
+class Outbox:
+    """One process's way out. After a fork the child makes a new one."""
+
+    def __init__(self, make_route: Callable[[Tally], Route], limit: int, rng: Callable[[], float]) -> None:
+        self.pid = os.getpid()
+        self.tally = Tally()
+        self.lock = TryLock()
+        self.points = Points()
+        self.pending: deque[Durable] = deque()
+        self.waiting = Waiting()
+        self.route = make_route(self.tally)
+        self.channel = self.route.channel
+        self.waker = worker.Waker()
+        self.ended = False
+        self._rng = rng
+        self._limit = limit
+        self._closing = False
+        self._asleep = True
+        self._watched: tuple[int, bool] = (-1, False)
+        self._thread = False
+        self._thread_after = 0.0
+        self._packed_at = 0.0
+        self._last_stats: dict[str, object] = {}
+
+    # From here on: on the callers' threads.
+
+    def point(self, series: Series | None, value: object) -> None:
+        """Count one point; no lock, and no system call unless the thread must be woken."""
+        if self._closing:
+            self.tally.one("metric.closed")
+            return
+        if series is None:
+            self.tally.one("metric.invalid")
+            return
+        try:
+            kind = type(value)
+            if not ((kind is int or kind is float) and -1e15 < value < 1e15 and series.kind != "s"):  # type: ignore[operator]
+                value = self._checked(series, value)
+                if value is None:
+                    return
+            if series.rate < 1 and self._rng() >= series.rate:
+                return
+            queue = self.points.queue
+            if len(queue) >= LIMIT:
+                self.tally.one("metric.buffer_full")
+            else:
+                queue.append((series, value))  # type: ignore[arg-type]
+            if self._asleep:
+                self._wake()
+            elif len(queue) >= EAGER:
+                self._enter(pack=True)
+        except Exception as error:  # noqa: BLE001 - nothing may reach the application
+            guard.keep(error, self.tally)
+
+    def _checked(self, series: Series, value: object) -> int | float | str | None:
+        if series.kind == "s":
+            text = member(value)
+            if text is None:
+                self.tally.one("metric.invalid")
+            return text
+        try:
+            good = number(value)
+        except Exception:  # noqa: BLE001 - whatever a foreign `__float__` raises, this is no number
+            good = None
+        if good is None or (series.kind != "g" and abs(good) / series.rate > VALUE_LIMIT):
+            self.tally.one("metric.invalid")
+            return None
+        return good
+
+    def submit(self, durable: Durable) -> bool:
+        """Number, keep and write a durable frame now. False if it was dropped, which has been counted then."""
+        if self._closing:
+            self.tally.one("event.closed")
+            return False
+        pending = self.pending
+        if len(pending) >= PENDING or (pending and sum(len(d.payload) for d in tuple(pending)) > self._limit):
+            self.tally.one("event.buffer_full")
+            return False
+        pending.append(durable)
+        self._enter(pack=False)
+        self._notify()
+        return not durable.dropped
+
+    def _enter(self, pack: bool) -> None:
+        """Work if nobody does; see the head of this file for why nothing is left behind."""
+        while True:
+            key = self.lock.take()
+            if key is None:
+                return
+            try:
+                self._work(CALLER_FRAMES, pack)
+                if self.channel.held.bytes > self._limit // 2:
+                    self.channel.receive(time.monotonic())  # where the thread does not run, somebody must
+            finally:
+                self.lock.give_back(key)
+            if not self.pending:
+                return
+
+    def _notify(self) -> None:
+        """Wake the thread if what it should watch has changed since it fell asleep."""
+        stream = self.channel.stream
+        watch = (-1, False) if stream is None else (stream.fileno, stream.job is not None)
+        if watch != self._watched or (self._asleep and (stream is None or self.waiting.parcels)):
+            self._watched = watch
+            self._wake()
+
+    def _wake(self) -> None:
+        self._asleep = False
+        if self._thread:
+            self.waker.wake()
+            return
+        now = time.monotonic()
+        if now < self._thread_after:
+            return
+        self._thread = True
+        try:
+            worker.start(self)
+        except RuntimeError:  # no more threads, or the interpreter is about to end: callers do the writing
+            self._thread = False
+            self._thread_after = now + THREAD_RETRY
+
+    # From here on: for the holder of the lock.
+
+    def _work(self, at_most: int, pack: bool) -> None:
+        now, wall_ms = time.monotonic(), time.time_ns() // 1_000_000
+        self._take_pending()
+        if pack:
+            self._pack(now, wall_ms)
+        self.route.send(now, wall_ms, self.waiting, at_most)
+
+    def _take_pending(self) -> None:
+        while self.pending:
+            durable = self.pending.popleft()
+            size = len(durable.payload) + OVERHEAD
+            if self.channel.held.bytes + self.waiting.bytes + size > self._limit:
+                durable.dropped = True
+                self.tally.many("event.buffer_full", 1)
+            else:
+                self.channel.add(durable.kind, durable.event_id, durable.t, durable.payload)
+
+    def _pack(self, now: float, wall_ms: int) -> None:
+        self._packed_at = now
+        payloads, dropped = self.points.pack(self.route.room())
+        self.points.taken.clear()
+        if dropped:
+            self.tally.many("metric.too_long", dropped)
+        for payload, points in payloads:
+            held = self.channel.held.bytes
+            full = (
+                self.waiting.bytes > self._limit // 4
+                or held + self.waiting.bytes + len(payload) + OVERHEAD > self._limit
+            )
+            if full:
+                self.tally.many("metric.buffer_full", points)
+            else:
+                self.waiting.add(Parcel(payload, points, wall_ms))
+
+    # From here on: on the client's own thread.
+
+    def turn(self) -> tuple[float | None, int, bool]:
+        """One round of the thread. Returns how long to sleep at most, and what to watch: a descriptor, and whether
+        for writing too.
+        """
+        self.route.prepare()  # may look up a name, and so must not be done under the lock
+        key = self.lock.take()
+        if key is None:
+            return 0.002, -1, False
+        try:
+            now = time.monotonic()
+            self.channel.receive(now)
+            connected = self.route.connected
+            due = connected or now - self._packed_at >= APART_TICK or len(self.points.queue) >= EAGER
+            self._work(THREAD_FRAMES, pack=due)
+            self.route.report(now)
+            timeout = self._next(now)
+            stream = self.channel.stream
+            watch = (-1, False) if stream is None else (stream.fileno, stream.job is not None)
+            self._watched = watch
+            self._asleep = timeout is None or timeout > TICK
+        finally:
+            self.lock.give_back(key)
+        if self.pending or (self._asleep and self.points.queue):
+            self._asleep = False
+            timeout = TICK if not self.pending else 0.0
+        return (timeout, *watch)
+
+    def _next(self, now: float) -> float | None:
+        """Seconds until something is due; None: only when somebody calls, or the agent answers."""
+        waits = []
+        if self.points.queue or self.points.taken:
+            waits.append(TICK)
+        if self.waiting.parcels or self.channel.held.to_write:
+            stream = self.channel.stream
+            waits.append(max(self.channel.retry_at - now, 0.001) if stream is None else TICK)
+        if self.channel.reported != self.tally.version and self.route.connected:
+            waits.append(TICK)
+        return min(waits) if waits else None
+
+    # From here on: at the end.
+
+    def settled(self) -> bool:
+        """Whether nothing is on its way: no point unsent, no event unacknowledged."""
+        points = self.points
+        return not (
+            self.pending
+            or points.queue
+            or points.taken
+            or self.waiting.parcels
+            or self.channel.held.unfinished
+            or self.channel.busy
+        )
+
+    def flush(self, timeout: float, *, patient: bool = True) -> bool:
+        """Wait until everything is settled, at most `timeout` seconds. Waits in short sleeps, so greenlets go on.
+
+        Not `patient`: gives up early where no agent ever was, or where only metrics wait and there is no connection.
+        """
+        deadline = time.monotonic() + timeout
+        pause = 0.0005
+        while True:
+            key = self.lock.take()
+            if key is not None:
+                try:
+                    self._work(THREAD_FRAMES, pack=True)
+                    self.channel.receive(time.monotonic())
+                    if self.settled():
+                        return True
+                    if not patient and self._hopeless():
+                        return False
+                finally:
+                    self.lock.give_back(key)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(pause, left))
+            pause = min(pause * 2, 0.02)
+
+    def _hopeless(self) -> bool:
+        return self.channel.absent or not (self.route.connected or self.channel.held.unfinished or self.pending)
+
+    def close(self, timeout: float) -> None:
+        """Flush, say bye, and end the thread. What was never written is counted as dropped."""
+        if self._closing:
+            return
+        began = time.monotonic()
+        self.flush(timeout, patient=False)
+        self._closing = True
+        for _ in range(50):
+            key = self.lock.take()
+            if key is not None:
+                break
+            time.sleep(0.002)
+        if key is not None:
+            try:
+                self._end(max(0.0, timeout - (time.monotonic() - began)))
+            finally:
+                self.lock.give_back(key)
+        self.ended = True
+        if self._thread:
+            self.waker.wake()
+        else:
+            self.waker.close()
+
+    def _end(self, left: float) -> None:
+        self._work(THREAD_FRAMES, pack=True)
+        self.tally.many(
+            "event.closed", len([1 for seq, _ in self.channel.held.to_write if seq > self.channel.held.written_upto])
+        )
+        self.tally.many("metric.closed", self.waiting.points)
+        self.route.end(left)
+
+    def abandon(self) -> None:
+        """In the child after a fork: close what was inherited, without a word."""
+        self.ended = self._closing = True
+        self.route.abandon()
+        self.waker.close()
+
+    def stats(self) -> dict[str, object]:
+        """What happened so far; see `sendoff.stats`. Up to 20 ms old if the lock cannot be had."""
+        for _ in range(20):
+            key = self.lock.take()
+            if key is None:
+                time.sleep(0.001)
+                continue
+            try:
+                channel = self.channel
+                self._last_stats = {
+                    "client": channel.client,
+                    "connected": channel.stream is not None,
+                    "events": channel.held.next_seq - 1,
+                    "acked": channel.acked,
+                    "held": channel.held.unfinished,
+                    "held_bytes": channel.held.bytes,
+                    "resent": channel.resent,
+                    "refused": dict(channel.refused),
+                    "points": self.route.points_sent,
+                    "points_waiting": len(self.points.queue) + self.waiting.points,
+                    "dropped": self.tally.totals(),
+                    "connects": channel.connects,
+                    "internal_error": self.tally.read(INTERNAL),
+                    "trouble": channel.trouble,
+                }
+            finally:
+                self.lock.give_back(key)
+            break
+        return self._last_stats
+
+    def __repr__(self) -> str:
+        return f"Outbox(pid={self.pid}, channel={self.channel}, waiting={self.waiting}, points={self.points})"

@@ -1,0 +1,269 @@
+"""Which sockets carry what: a Unix socket everything, or UDP the metrics and TCP the events. One small contract, two
+routes.
+
+Used by the holder of the client's lock, but for `prepare`, which the client's own thread calls without it.
+"""
+
+from __future__ import annotations
+
+import time
+
+from sendoff import frame
+from sendoff.buffer import Waiting
+from sendoff.channel import HELD_BACK_MS, Channel
+from sendoff.senders import udp
+from sendoff.senders.stream import Gone, Stream, open_tcp
+from sendoff.senders.unix import open_unix
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Protocol
+
+    from sendoff.settings import Address
+    from sendoff.tally import Tally
+
+    class Route(Protocol):
+        """What the outbox asks of a route."""
+
+        channel: Channel
+
+        @property
+        def connected(self) -> bool: ...
+        @property
+        def points_sent(self) -> int: ...
+        def room(self) -> int: ...
+        def prepare(self) -> None: ...
+        def send(self, now: float, wall_ms: int, waiting: Waiting, at_most: int) -> None: ...
+        def report(self, now: float) -> None: ...
+        def end(self, left: float) -> None: ...
+        def abandon(self) -> None: ...
+
+
+STREAM_ROOM = 32_768
+"""Bytes of metric lines in one frame on a stream."""
+UNIX_LONGEST_WAIT = 1.0
+TCP_LONGEST_WAIT = 5.0
+REPORT_EVERY = 1.0
+"""Seconds between two frames that only report drops."""
+LOOK_UP_EVERY = 60.0
+"""Seconds after which a host given by name is looked up again."""
+FAREWELL = 0.25
+"""Seconds at most that a TCP connection may take to be closed by the peer, so that our bye is not lost with a reset."""
+
+
+_NOTHING = Waiting()
+"""For a channel that carries no metrics. Never filled."""
+
+
+class UnixRoute:
+    """Everything on one connection."""
+
+    def __init__(
+        self, address: Address, client: str, who: Mapping[str, str], pid: int, tally: Tally, rng: Callable[[], float]
+    ) -> None:
+        self.channel = Channel(
+            lambda: open_unix(address.path), client, who, pid, tally, rng, longest_wait=UNIX_LONGEST_WAIT
+        )
+        self._reported_at = 0.0
+
+    @property
+    def connected(self) -> bool:
+        """Whether metrics can be written now."""
+        return self.channel.stream is not None
+
+    @property
+    def points_sent(self) -> int:
+        """Points written so far."""
+        return self.channel.n
+
+    def room(self) -> int:
+        """Bytes for the lines of one frame."""
+        return STREAM_ROOM
+
+    def prepare(self) -> None:
+        """Nothing to look up."""
+
+    def send(self, now: float, wall_ms: int, waiting: Waiting, at_most: int) -> None:
+        """Write durable frames, then metrics."""
+        self.channel.pump(now, wall_ms, waiting, at_most)
+
+    def report(self, now: float) -> None:
+        """Report drops if nothing else has."""
+        self._reported_at = _report(self.channel, now, self._reported_at)
+
+    def end(self, left: float) -> None:
+        """Say bye and close."""
+        _farewell(self.channel, 0.0)
+
+    def abandon(self) -> None:
+        """Close the descriptor without a word."""
+        if self.channel.stream is not None:
+            self.channel.stream.close()
+
+
+class UdpRoute:
+    """Metrics by UDP, each socket its own client; events by TCP to the same host and port."""
+
+    def __init__(
+        self,
+        address: Address,
+        new_client: Callable[[], str],
+        who: Mapping[str, str],
+        pid: int,
+        tally: Tally,
+        rng: Callable[[], float],
+    ) -> None:
+        self._address = address
+        self._new_client = new_client
+        self._who = who
+        self._tally = tally
+        self._where = udp.numeric(address.host)
+        self._by_name = self._where is None
+        self._looked_up_at = 0.0
+        self._datagrams: udp.Datagrams | None = None
+        self._sent_before = 0
+        self._reported = 0
+        self._reported_at = 0.0
+        self.channel = Channel(
+            self._open, new_client(), who, pid, tally, rng, longest_wait=TCP_LONGEST_WAIT, reasons="event."
+        )
+
+    def _open(self) -> Stream:
+        if self._where is None:
+            raise Gone(f"the name {self._address.host} is not looked up yet")
+        host, family = self._where
+        return open_tcp(host, self._address.port, family)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a socket for metrics is there: datagrams need no connection."""
+        return self._where is not None
+
+    @property
+    def points_sent(self) -> int:
+        """Points that the kernel has taken."""
+        return self._sent_before + (self._datagrams.n if self._datagrams is not None else 0)
+
+    def room(self) -> int:
+        """Bytes for the lines of one datagram: what the largest possible header leaves."""
+        limit = self._datagrams.limit if self._datagrams is not None else udp.NETWORK
+        header = frame.metrics("0" * 32, 2**53, b"", t=2**53, dropped=self._tally.totals("metric."), who=self._who)
+        return max(limit - len(header) - 20, 256)
+
+    def prepare(self) -> None:
+        """Look the host's name up, at first and every minute. On the client's own thread only, as it may take
+        seconds.
+        """
+        now = time.monotonic()
+        if not self._by_name or (
+            self._looked_up_at and now - self._looked_up_at < (LOOK_UP_EVERY if self._where else 1.0)
+        ):
+            return
+        self._looked_up_at = now
+        try:
+            where = udp.look_up(self._address.host, self._address.port)
+        except OSError:
+            return  # tried again in a second; what waits is bounded
+        if where != self._where:
+            self._where = where
+            self._drop_socket()
+
+    def _drop_socket(self) -> None:
+        old, self._datagrams = self._datagrams, None
+        if old is not None:
+            self._sent_before += old.n
+            old.close()
+
+    def send(self, now: float, wall_ms: int, waiting: Waiting, at_most: int) -> None:
+        """Send metrics as datagrams, then durable frames by TCP."""
+        self._send_metrics(wall_ms, waiting, at_most)
+        self.channel.pump(now, wall_ms, _NOTHING, at_most)
+
+    def _send_metrics(self, wall_ms: int, waiting: Waiting, at_most: int) -> None:
+        for _ in range(at_most):
+            if not waiting.parcels or self._where is None:
+                return
+            if self._datagrams is None:
+                host, family = self._where
+                try:
+                    self._datagrams = udp.Datagrams(host, self._address.port, family, self._new_client())
+                except OSError:
+                    self._tally.many("metric.send_failed", waiting.done().points)
+                    continue
+            parcel = waiting.parcels[0]
+            fate = self._send_one(parcel.payload, parcel.made if wall_ms - parcel.made > HELD_BACK_MS else None)
+            if fate == udp.LATER:
+                return
+            if fate == udp.TAKEN:
+                self._datagrams.n += parcel.points
+            else:
+                reason = "metric.agent_absent" if fate == udp.REFUSED else "metric.send_failed"
+                self._tally.many(reason, parcel.points)
+            waiting.done()
+
+    def _send_one(self, payload: bytes, t: int | None) -> str:
+        assert self._datagrams is not None
+        version = self._tally.version
+        sock = self._datagrams
+        dropped = self._tally.totals("metric.") if version else {}
+        fate = sock.send(frame.metrics(sock.client, sock.n, payload, t=t, dropped=dropped, who=self._who))
+        if fate == udp.TAKEN:
+            self._reported = version
+        return fate
+
+    def report(self, now: float) -> None:
+        """Report drops of metrics in an empty datagram, drops of events on the stream."""
+        if (
+            self._datagrams is not None
+            and self._reported != self._tally.version
+            and now - self._reported_at >= REPORT_EVERY
+        ):
+            self._reported_at = now
+            self._send_one(b"", None)
+            _report(self.channel, now, now - REPORT_EVERY)
+
+    def end(self, left: float) -> None:
+        """A last report; bye on the stream."""
+        if self._datagrams is not None:
+            if self._reported != self._tally.version:
+                self._send_one(b"", None)
+            self._datagrams.close()
+        _farewell(self.channel, min(left, FAREWELL))
+
+    def abandon(self) -> None:
+        """Close the descriptors without a word."""
+        if self._datagrams is not None:
+            self._datagrams.close()
+        if self.channel.stream is not None:
+            self.channel.stream.close()
+
+
+def _report(channel: Channel, now: float, last: float) -> float:
+    if now - last < REPORT_EVERY:
+        return last
+    try:
+        return now if channel.report() else last
+    except Gone as gone:
+        channel.lost(now, str(gone))
+        return now
+
+
+def _farewell(channel: Channel, wait: float) -> None:
+    """Say bye, and give the peer up to `wait` seconds to read it before the descriptor is closed."""
+    if channel.stream is None:
+        return
+    try:
+        channel.say_bye()
+        deadline = time.monotonic() + wait
+        while wait and time.monotonic() < deadline:
+            if channel.stream.job is not None and channel.stream.go_on():
+                channel.stream.job = None
+            if channel.stream.job is None:
+                channel.stream.end_writing()
+            channel.stream.read()
+            time.sleep(0.002)
+    except Gone:
+        pass  # closed by the peer, which is what was waited for
+    channel.stream.close()
+    channel.stream = None

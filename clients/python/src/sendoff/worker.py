@@ -1,0 +1,111 @@
+"""The one thread of a process: started when first needed, a daemon, a real thread also where threads are patched into
+greenlets.
+
+It packs and writes metrics, reads acknowledgements, finishes cut-off writes, reconnects. It sleeps in `poll` on the
+connection and on a socket pair by which callers wake it; while there is nothing to do it does not wake up at all.
+"""
+
+from __future__ import annotations
+
+import _socket
+import select
+import sys
+import time
+import weakref
+
+from sendoff import guard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from sendoff.outbox import Outbox
+
+TROUBLE_PAUSE = 0.2
+"""Seconds to wait after an error of our own, so that a lasting one costs no CPU."""
+
+
+def native(module: str, name: str) -> Any:
+    """`module.name` as it was before gevent patched it, if it did."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None:
+        return monkey.get_original(module, name)
+    return getattr(sys.modules[module] if module in sys.modules else __import__(module), name)
+
+
+class Waker:
+    """A socket pair: one byte ends the thread's sleep. Closing it is safe from anywhere, as the objects know that
+    they are closed.
+    """
+
+    __slots__ = ("_here", "_there")
+
+    def __init__(self) -> None:
+        self._here, self._there = _socket.socketpair()
+        self._here.setblocking(False)
+        self._there.setblocking(False)
+
+    @property
+    def fileno(self) -> int:
+        """The descriptor to poll, -1 when closed."""
+        return self._here.fileno()
+
+    def wake(self) -> None:
+        """End the sleep that is, or the next one."""
+        try:
+            self._there.send(b"\0")
+        except OSError:
+            return  # full: it will wake anyway; closed: nobody sleeps
+
+    def drain(self) -> None:
+        """Forget the wake-ups so far."""
+        try:
+            self._here.recv(4096)
+        except OSError:
+            return
+
+    def close(self) -> None:
+        """Close both ends."""
+        self._here.close()
+        self._there.close()
+
+
+def start(outbox: Outbox) -> None:
+    """Start the thread for `outbox`. Raises `RuntimeError` where no thread can be started."""
+    start_new_thread = native("_thread", "start_new_thread")
+    start_new_thread(_run, (weakref.ref(outbox), outbox.waker, native("select", "poll"), native("time", "sleep")))
+
+
+def _run(ref: weakref.ref[Outbox], waker: Waker, make_poll: Any, sleep: Any) -> None:
+    try:
+        while True:
+            outbox = ref()
+            if outbox is None or outbox.ended:
+                break
+            try:
+                timeout, fileno, want_write = outbox.turn()
+            except Exception as error:  # noqa: BLE001 - the thread must live on; the error is counted
+                guard.keep(error, outbox.tally)
+                timeout, fileno, want_write = TROUBLE_PAUSE, -1, False
+            del outbox  # or the thread would keep it alive while asleep
+            _sleep(make_poll, waker, timeout, fileno, want_write, sleep)
+    finally:
+        waker.close()
+
+
+def _sleep(make_poll: Any, waker: Waker, timeout: float | None, fileno: int, want_write: bool, sleep: Any) -> None:
+    poll = make_poll()
+    if waker.fileno < 0:
+        return
+    poll.register(waker.fileno, select.POLLIN)
+    if fileno >= 0:
+        poll.register(fileno, select.POLLIN | (select.POLLOUT if want_write else 0))
+    began = time.monotonic()
+    try:
+        ready = poll.poll(None if timeout is None else max(0, int(timeout * 1000) + 1))
+    except OSError:  # a descriptor was closed meanwhile
+        ready = []
+    if any(found == waker.fileno for found, _ in ready):
+        waker.drain()
+    if ready and time.monotonic() - began < 0.0005:
+        sleep(0.0005)  # no busy loop, whatever a descriptor says
