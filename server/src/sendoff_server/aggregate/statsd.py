@@ -250,6 +250,8 @@ def limit_tag(tag: str, notes: set[str]) -> str:
 
 def read_values(raw: bytes, sample: Sample, notes: set[str]) -> list[tuple[bytes, float]]:
     """The numbers of a sample, each with its first character, which for a gauge may make it relative. Raises value_…"""
+    if is_number(raw) and abs(value := float(raw)) / sample.rate <= MAX_VALUE:  # by far the most common: one number
+        return [(raw[:1], value)]
     texts = [text.strip(b" \t") for text in raw.split(b":")]
     kept = [text for text in texts if text]
     if not kept:
