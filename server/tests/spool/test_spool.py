@@ -474,3 +474,37 @@ async def test_the_file_shrinks_when_a_backlog_was_delivered(open_spool: OpenSpo
     spool.close()
     assert grown > 8_000_000
     assert (folder / "spool.db").stat().st_size < grown / 3
+
+
+async def test_two_outputs_split_the_same_batch_each_for_itself(open_spool: OpenSpool) -> None:
+    spool = open_spool("main", "copy")
+    await spool.put([event(1), event(2)], [])
+    for output in ("main", "copy"):
+        (root,) = await spool.lease(output, LATER)
+        await spool.settle(output, [Split(root)])
+        assert [half.lines for half in await spool.lease(output, LATER)] == [1, 1]
+    assert (await spool.books()).balance() == []
+
+
+async def test_the_books_balance_at_every_moment_not_only_between_steps(open_spool: OpenSpool) -> None:
+    """Another connection sees each committed state: none of them may have moved data without its count."""
+    spool = open_spool("main", "copy")
+    busy = True
+
+    async def live(output: str) -> None:
+        window = 0
+        while busy:
+            window += 1
+            await spool.put([event(window), event(window, "till")], [])
+            if output == "main":
+                await spool.journal(rotation(spool, window))
+            batches = await spool.lease(output, NOW + window * 1000)
+            await spool.settle(output, [Delivered(batch, [RefusedLine(1, "no", "")]) for batch in batches])
+
+    lives = [asyncio.create_task(live(output)) for output in ("main", "copy")]
+    try:
+        for _ in range(300):
+            assert (await spool.books()).balance() == []
+    finally:
+        busy = False
+        await asyncio.gather(*lives)

@@ -1,16 +1,15 @@
 """Items of the spool: put in, read back with their checksum verified, and taken out."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Any, cast
+from typing import Any
 
 import apsw
 import msgspec
 import xxhash
 
 from sendoff_server.spool.records import Sealed
-from sendoff_server.spool.sql import QUERIES, ask, tell
+from sendoff_server.spool.sql import ask, tell
 from sendoff_server.wire.batch import BodyLimits, decode_body, encode_batch
 
 EVENTS, SNAPSHOT, JOURNAL = 0, 1, 2
@@ -86,15 +85,15 @@ def read_waiting(
     """Sealed batches up to a number and a size, and the items whose blob is damaged."""
     found: list[Sealed] = []
     damaged: list[int] = []
-    # Row by row, since the blobs of a backlog would not fit in memory; closed, since an open cursor pins the log.
-    with closing(connection.execute(QUERIES[query], {"output": output, "most": most})) as rows:
-        for item, name, kind, lines, n, made, decoded, expected, blob in cast("Iterator[tuple[Any, ...]]", rows):
+    # One by one: the blobs of a backlog would not fit in memory.
+    for (chosen,) in ask(connection, query, {"output": output, "most": most}):
+        for item, name, kind, lines, n, made, decoded, expected, blob in ask(connection, "sealed", {"item": chosen}):
             if checksum(blob) != expected:
                 damaged.append(item)
                 continue
             room -= len(blob)
             if room < 0 and found:
-                break
+                return found, damaged
             found.append(Sealed(item, name, KINDS[kind], lines, n, made, decoded, blob))
     return found, damaged
 

@@ -143,6 +143,7 @@ def seal(transaction: Transaction, output: str, merged: Merged) -> None:
             counts={"": part.points},
             sources=dict(sources),
             outputs=[output],
+            window=(merged.rows[0].epoch, max(row.window for row in merged.rows)),
             blob=part.blob,
         )
 

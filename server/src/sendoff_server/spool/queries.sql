@@ -50,15 +50,16 @@ DELETE FROM item WHERE item = :item AND NOT EXISTS (SELECT 1 FROM delivery WHERE
 
 -- name: waiting_events
 -- An output's event batches, oldest first.
-SELECT i.item, i.id, i.kind, i.lines, i.n, i.made, i.decoded, i.checksum, i.blob
-FROM delivery d JOIN item i ON i.item = d.item
-WHERE d.output = :output AND d.kind = 0 ORDER BY d.item LIMIT :most;
+SELECT item FROM delivery WHERE output = :output AND kind = 0 ORDER BY item LIMIT :most;
 
 -- name: waiting_snapshots
 -- An output's sealed snapshots, newest first: live numbers before the backlog.
-SELECT i.item, i.id, i.kind, i.lines, i.n, i.made, i.decoded, i.checksum, i.blob
-FROM delivery d JOIN item i ON i.item = d.item
-WHERE d.output = :output AND d.kind = 1 ORDER BY d.item DESC LIMIT :most;
+SELECT d.item FROM delivery d JOIN item i ON i.item = d.item
+WHERE d.output = :output AND d.kind = 1 ORDER BY i.epoch DESC, i.window DESC, d.item LIMIT :most;
+
+-- name: sealed
+-- One item as it is leased.
+SELECT item, id, kind, lines, n, made, decoded, checksum, blob FROM item WHERE item = :item;
 
 -- name: free_journal
 -- An output's journal rows without their blobs, newest first.
@@ -72,7 +73,11 @@ SELECT checksum, blob FROM item WHERE item = :item;
 
 -- name: item
 -- One item without its blob.
-SELECT id, kind, lines, n, made, sources FROM item WHERE item = :item;
+SELECT kind, lines, n, sources, epoch, window FROM item WHERE item = :item;
+
+-- name: name_of_item
+-- What to call an item in a message.
+SELECT id, kind FROM item WHERE item = :item;
 
 -- name: outputs_of_item
 -- Who still waits for an item.

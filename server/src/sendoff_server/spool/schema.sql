@@ -9,10 +9,10 @@ CREATE TABLE meta (
 -- (one second of metrics, never offered: a lease merges these and seals the result).
 CREATE TABLE item (
     item INTEGER PRIMARY KEY AUTOINCREMENT,  -- rises in the order of arrival and is never used again
-    id TEXT NOT NULL UNIQUE,
+    id TEXT NOT NULL,                        -- the batch's; halves of two outputs may share one
     kind INTEGER NOT NULL,                   -- 0 events, 1 snapshot, 2 journal
-    epoch INTEGER NOT NULL DEFAULT 0,        -- journal rows: the agent's run …
-    window INTEGER NOT NULL DEFAULT 0,       -- … and the number of the window
+    epoch INTEGER NOT NULL,                  -- metrics: the agent's run …
+    window INTEGER NOT NULL,                 -- … and the number of the (last) window; 0 for events
     made INTEGER NOT NULL,                   -- Unix ms
     lines INTEGER NOT NULL,
     n INTEGER NOT NULL,                      -- events, or points

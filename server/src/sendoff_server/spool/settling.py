@@ -23,9 +23,9 @@ def settle(transaction: Transaction, output: str, settlements: Sequence[Settleme
         rows = ask(transaction.connection, "item", {"item": batch.item})
         if not rows:
             continue
-        _, kind, lines, n, _, sources = rows[0]
+        kind, lines, n, sources, epoch, window = rows[0]
         if isinstance(settlement, Split):
-            _split(transaction, output, batch, kind, sources)
+            _split(transaction, output, batch, kind, sources, (epoch, window))
         elif take(transaction.connection, output, kind, batch.item):
             share = _sharer(kind, lines, n, sources, batch)
             if isinstance(settlement, Delivered):
@@ -114,7 +114,9 @@ def _bury(
     ask(transaction.connection, "add_dead", values)
 
 
-def _split(transaction: Transaction, output: str, batch: Sealed, kind: int, sources: str) -> None:
+def _split(
+    transaction: Transaction, output: str, batch: Sealed, kind: int, sources: str, window: tuple[int, int]
+) -> None:
     """The halves become batches of this output alone, named by the lines of the root that they hold."""
     if batch.lines < 2 or not take(transaction.connection, output, kind, batch.item):
         return
@@ -123,7 +125,16 @@ def _split(transaction: Transaction, output: str, batch: Sealed, kind: int, sour
         piece = lines[start:stop]
         counts, piece_sources = _piece(kind, piece, sources, start, stop)
         half: dict[str, Any] = {**header, "batch": name, "count": len(piece)}
-        add_item(transaction.connection, kind, half, piece, counts=counts, sources=piece_sources, outputs=[output])
+        add_item(
+            transaction.connection,
+            kind,
+            half,
+            piece,
+            counts=counts,
+            sources=piece_sources,
+            outputs=[output],
+            window=window,
+        )
 
 
 def _piece(kind: int, piece: Sequence[bytes], sources: str, start: int, stop: int) -> tuple[dict[str, int], Any]:

@@ -319,10 +319,10 @@ def _lose(transaction: Transaction, items: Sequence[int], quarantine: Path) -> N
     """Damaged items: kept aside as files for whoever wants to look, counted lost for every output that waited."""
     connection = transaction.connection
     for item in items:
-        rows = ask(connection, "item", {"item": item})
+        rows = ask(connection, "name_of_item", {"item": item})
         if not rows:
             continue
-        name, kind = rows[0][:2]
+        name, kind = rows[0]
         outputs = [output for (output,) in ask(connection, "outputs_of_item", {"item": item})]
         contents = ask(connection, "contents_of_item", {"item": item})
         log.error("%s is damaged on the disk: it is lost for %s", name, ", ".join(outputs))
