@@ -1,17 +1,18 @@
 """A real gateway on loopback with a real store, and what tests send to it."""
 
+import io
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import msgspec
 
 from sendoff_server.gateway import Gateway, keys
+from sendoff_server.settings import Settings
 from sendoff_server.wire.batch import encode_batch
 
 AGENT = "a" * 32
@@ -20,11 +21,8 @@ Json = dict[str, Any]
 _numbers = itertools.count(1)
 
 
-def settings(folder: Path, **retention: float) -> Any:
-    day = 86_400.0
-    keep = {"raw": 2 * day, "minute": 30 * day, "ten_minutes": 396 * day, "events": 90 * day} | retention
-    gateway = SimpleNamespace(listen="127.0.0.1:0", data_dir=folder, retention=SimpleNamespace(**keep))
-    return SimpleNamespace(gateway=gateway)
+def settings(folder: Path, listen: str = "127.0.0.1:0", **retention: float) -> Settings:
+    return Settings.model_validate({"gateway": {"listen": listen, "data_dir": str(folder), "retention": retention}})
 
 
 @dataclass
@@ -57,7 +55,7 @@ class Running:
             "Content-Type": "application/x-ndjson",
             "Content-Encoding": encoding,
         } | {name.replace("_", "-"): value for name, value in headers.items()}
-        async with self.http.post(f"{self.url}/v1/batches", data=body, headers=sent) as answer:
+        async with self.http.post(f"{self.url}/v1/batches", data=io.BytesIO(body), headers=sent) as answer:
             return answer.status, msgspec.json.decode(await answer.read())
 
     async def get(self, path: str, **query: str | int) -> Json:
@@ -77,10 +75,12 @@ class Running:
 
 
 @asynccontextmanager
-async def running(folder: Path, *, clock: Clock | None = None, **retention: float) -> AsyncIterator[Running]:
+async def running(
+    folder: Path, *, clock: Clock | None = None, listen: str = "127.0.0.1:0", **retention: float
+) -> AsyncIterator[Running]:
     clock = clock or Clock()
     key = keys.create(folder / "gateway", "shop", now_ms=clock.ms)
-    gateway = Gateway(settings(folder, **retention), now=clock)
+    gateway = Gateway(settings(folder, listen, **retention), now=clock)
     await gateway.start()
     try:
         async with aiohttp.ClientSession() as http:

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from sendoff_server.gateway.store.database import FILE, StoreError, open_for_reading, open_for_writing
+from sendoff_server.gateway.store.database import (
+    FILE,
+    StoreError,
+    open_for_reading,
+    open_for_writing,
+    open_whole,
+)
 from sendoff_server.gateway.store.readers import Readers, TooSlow
 from sendoff_server.gateway.store.writer import Busy, DiskFailed, Writer
 
@@ -22,6 +28,7 @@ __all__ = [
     "open_for_reading",
     "open_for_writing",
     "open_store",
+    "open_whole",
 ]
 
 
@@ -36,28 +43,41 @@ class Store:
 
     def close(self) -> None:
         """Finish what waits to be written. Blocks."""
-        self.writer.stop()
+        # The last connection to close empties the write-ahead log into the file, which a reading one could not.
         self.readers.close()
+        self.writer.stop()
         self._lock.close()
 
 
 def open_store(folder: Path) -> Store:
     """Open the store in ``folder`` for one gateway. Raises ``StoreError``, also when another gateway has it."""
-    db = open_for_writing(folder)
-    lock = (folder / "gateway.lock").open("a+")
+    lock = _lock(folder)
+    try:
+        db = open_whole(folder)
+    except BaseException:
+        lock.close()
+        raise
+    writer = Writer(db)
+    writer.start()
+    return Store(folder, writer, Readers(folder), lock)
+
+
+def _lock(folder: Path) -> IO[str]:
+    """Only one gateway at a time: what it holds in memory must be true of the file."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (folder / "gateway.lock").open("a+")
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be used ({error}); make it writable or set gateway.data_dir") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.seek(0)
         owner = lock.read().strip() or "unknown"
         lock.close()
-        db.close()
-        raise StoreError(
-            f"{folder} is in use by another gateway (pid {owner}); stop it or set gateway.data_dir"
-        ) from None
+        remedy = "stop it or set gateway.data_dir"
+        raise StoreError(f"{folder} is in use by another gateway (pid {owner}); {remedy}") from None
     lock.truncate(0)
     lock.write(f"{os.getpid()}\n")
     lock.flush()
-    writer = Writer(db)
-    writer.start()
-    return Store(folder, writer, Readers(folder), lock)
+    return lock

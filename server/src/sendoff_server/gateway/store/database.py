@@ -4,16 +4,20 @@ One file, ``gateway.sqlite3``. WAL, so that readers never wait for the writer. `
 a running gateway; SQLite before 3.51.3 could lose committed writes in that shape, so older ones are refused.
 """
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import apsw
 
 from sendoff_server.gateway.store.sql import SCHEMA
+from sendoff_server.spool import wal
 
 FILE = "gateway.sqlite3"
 VERSION = 1
 OLDEST_SQLITE = (3, 51, 3)
+CHECKED_THROUGH = 134_217_728
+"""Bytes of a file that is read through at start; about a second."""
 
 _UNREACHABLE = (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError, apsw.IOError, apsw.FullError)
 
@@ -43,15 +47,43 @@ def open_for_writing(folder: Path) -> apsw.Connection:
         _migrate(db, path)
         return db
     except (apsw.NotADBError, apsw.CorruptError) as error:
-        raise StoreError(
-            f"{path} is damaged ({error}). Nothing was changed. Restore it from a backup, or move it and the files "
-            f"beside it ({FILE}-wal, {FILE}-shm) aside to begin anew; sqlite3's .recover reads what is left in it"
-        ) from error
+        raise _damaged(path, error) from error
     except (*_UNREACHABLE, OSError) as error:
         raise StoreError(
             f"{path} cannot be opened ({error}). Make the folder writable for this user, free space on its disk, or "
             f"set gateway.data_dir to another folder"
         ) from error
+
+
+def open_whole(folder: Path) -> apsw.Connection:
+    """As ``open_for_writing``, for the gateway itself: also looks for damage that SQLite passes over in silence.
+
+    A bad frame in the write-ahead log hides every commit after it. That is said once, with a copy of the log kept, and
+    never taken for an orderly end. A small file is checked through; of a large one that would take too long.
+    """
+    path = folder / FILE
+    log = folder / f"{FILE}-wal"
+    before = wal.commits(log)
+    db = open_for_writing(folder)
+    try:
+        lost = wal.lost_commits(db, before)
+        if lost:
+            kept = _keep(log)
+            raise StoreError(
+                f"{log} is damaged: {lost} commits behind the damage cannot be read. A copy is kept as {kept}. "
+                f"Restore {path} from a backup, or start again to go on without them"
+            )
+        if path.stat().st_size <= CHECKED_THROUGH:
+            fault = str(db.pragma("quick_check", 1))
+            if fault != "ok":
+                raise apsw.CorruptError(fault)
+    except apsw.CorruptError as error:
+        db.close()
+        raise _damaged(path, error) from error
+    except StoreError:
+        db.close()
+        raise
+    return db
 
 
 def open_for_reading(folder: Path) -> apsw.Connection:
@@ -62,6 +94,22 @@ def open_for_reading(folder: Path) -> apsw.Connection:
     db.pragma("trusted_schema", 0)
     db.pragma("cache_size", -16_384)
     return db
+
+
+def _damaged(path: Path, error: Exception) -> StoreError:
+    return StoreError(
+        f"{path} is damaged ({error}). Nothing was changed. Restore it from a backup, or move it and the files "
+        f"beside it ({FILE}-wal, {FILE}-shm) aside to begin anew; sqlite3's .recover reads what is left in it"
+    )
+
+
+def _keep(log: Path) -> Path:
+    """Copy a damaged log before closing the store takes it away."""
+    number = 1
+    while (kept := log.with_name(f"{log.name}.damaged-{number}")).exists():
+        number += 1
+    shutil.copyfile(log, kept)
+    return kept
 
 
 def _prepare(db: apsw.Connection) -> None:

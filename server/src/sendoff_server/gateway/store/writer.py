@@ -1,5 +1,6 @@
 """The one thread that writes. Work that waits is committed together, so a sync is paid once for many requests."""
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 import apsw
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 GROUP = 64
 """Pieces of work in one transaction at most."""
 
@@ -71,10 +73,12 @@ class Writer:
 
     def _commit(self, works: list[_Work]) -> None:
         try:
-            with self._db:
-                for work in works:
-                    self._run(work)
+            self._db.execute("BEGIN IMMEDIATE")
+            for work in works:
+                self._run(work)
+            self._db.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - whatever failed, nothing was stored and everyone must be told
+            self._roll_back()
             failure = _translate(error)
             self.failing = str(failure)
             for work in works:
@@ -89,13 +93,23 @@ class Writer:
 
     def _run(self, work: _Work) -> None:
         """One piece fails alone: a savepoint takes back what it did. A failing disk fails the whole group."""
+        self._db.execute("SAVEPOINT work")
         try:
-            with self._db:
-                work.result = work.run(self._db)
+            work.result = work.run(self._db)
         except (apsw.FullError, apsw.IOError, apsw.BusyError, apsw.CorruptError, apsw.NotADBError):
             raise
         except Exception as error:  # noqa: BLE001 - handed to the one who asked
+            self._db.execute("ROLLBACK TO work")
             work.error = error
+        self._db.execute("RELEASE work")
+
+    def _roll_back(self) -> None:
+        """SQLite has often rolled back by itself by now, as when the disk is full."""
+        if self._db.in_transaction:
+            try:
+                self._db.execute("ROLLBACK")
+            except apsw.Error:
+                log.exception("a transaction could not be rolled back")
 
 
 def _translate(error: Exception) -> Exception:

@@ -1,0 +1,120 @@
+"""Connections that are not what they should be: slow, cut off, or no HTTP. None may hold the gateway."""
+
+import asyncio
+
+import pytest
+
+from sendoff_server.gateway import ingest, server
+
+from .support import Running, batch, event
+
+
+async def raw(gateway: Running, *pieces: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, _, port = gateway.gateway.addresses["http"].rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    for piece in pieces:
+        writer.write(piece)
+        await writer.drain()
+    return reader, writer
+
+
+HEAD = (
+    "POST /v1/batches HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/x-ndjson\r\n"
+    "Authorization: Bearer {key}\r\nContent-Length: {length}\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HT", b"POST /v1/batches HTTP/1.1\r\nHost: a\r\nX: "])
+async def test_half_a_head_is_closed_after_its_deadline(
+    gateway: Running, begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEAD_DEADLINE", 0.2)
+    reader, writer = await raw(gateway, begun)
+    async with asyncio.timeout(5):
+        await reader.read()
+    writer.close()
+    assert not gateway.gateway._waiting
+
+
+async def test_half_a_body_is_answered_by_408_after_its_deadline(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "BODY_DEADLINE", 0.2)
+    reader, writer = await raw(gateway, HEAD.format(key=gateway.key, length=100).encode(), b"only this")
+    async with asyncio.timeout(5):
+        answer = await reader.readuntil(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 408")
+    writer.close()
+    assert gateway.gateway._ingest._held == 0
+
+
+async def test_a_body_that_breaks_off_stores_nothing_and_holds_nothing(gateway: Running) -> None:
+    body = batch("events", [event()])
+    _, writer = await raw(gateway, HEAD.format(key=gateway.key, length=len(body)).encode(), body[:-5])
+    writer.close()
+    await writer.wait_closed()
+    async with asyncio.timeout(5):
+        while gateway.gateway._ingest._held:
+            await asyncio.sleep(0.01)
+    assert (await gateway.get("counts"))["events"] == 0
+
+
+async def test_a_body_announced_as_too_long_is_refused_before_it_is_sent(gateway: Running) -> None:
+    reader, writer = await raw(gateway, HEAD.format(key=gateway.key, length=9_000_000).encode())
+    async with asyncio.timeout(5):
+        answer = await reader.readuntil(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 413")
+    writer.close()
+
+
+async def test_senders_are_asked_to_come_back_when_too_much_is_being_read(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "BYTES_HELD", 10)
+    status, problem = await gateway.post(batch("events", [event()]))
+    assert status == 503
+    assert "busy" in problem["title"]
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\x16\x03\x01\x02\x00\x01", b"HELO there\r\n\r\n", b"GET / HTTP/1.1\r\nA" * 9_000]
+)
+async def test_what_is_no_http_is_closed_and_the_gateway_goes_on(gateway: Running, garbage: bytes) -> None:
+    reader, writer = await raw(gateway, garbage)
+    writer.write_eof()
+    async with asyncio.timeout(5):
+        await reader.read()
+    writer.close()
+    assert (await gateway.ask("/healthz"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v1/batches", 405), ("POST", "/v1/nothing", 404), ("DELETE", "/api/v1/shop/events", 405)],
+)
+async def test_addresses_and_methods_that_do_not_exist_are_problems(
+    gateway: Running, method: str, path: str, status: int
+) -> None:
+    async with gateway.http.request(method, gateway.url + path) as answer:
+        assert answer.status == status
+        assert answer.content_type == "application/problem+json"
+        assert (await answer.json(content_type=None))["remedy"]
+
+
+async def test_an_unexpected_failure_gives_a_reference_and_no_trace(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: object) -> None:
+        raise ZeroDivisionError("a secret of the inside")
+
+    monkeypatch.setattr(ingest, "check_batch", broken)
+    status, problem = await gateway.post(batch("events", [event()]))
+    assert status == 500
+    assert "secret" not in str(problem)
+    reference = problem["detail"].rpartition(" ")[2]
+    assert reference in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_readiness_asks_the_store(gateway: Running) -> None:
+    assert await gateway.ask("/readyz") == (200, {"status": "ready"})

@@ -1,0 +1,106 @@
+"""Old windows become longer ones without loss; what is older than its retention goes; repeats stay recognised."""
+
+from pathlib import Path
+
+from .support import AGENT, NOW, Clock, Json, Running, batch, counter, event, exception, running
+
+DAY = 86_400_000
+
+
+def gauge(start: int, last: float, at: int, order: int = 1) -> Json:
+    made = {"name": "depth", "tags": {}, "unit": "", "type": "gauge", "w": [start, 10_000], "ord": [1, order]}
+    return made | {"last": last, "at": at, "min": last - 1, "max": last + 1, "n": 2}
+
+
+async def windows(gateway: Running, name: str) -> list[tuple[int, int]]:
+    store = gateway.gateway._store
+    assert store is not None
+    query = "SELECT start, length FROM windows JOIN series ON series.id = windows.series WHERE name = ?1 ORDER BY 1"
+    return await store.readers.read(lambda db: list(db.execute(query, (name,))))
+
+
+async def test_old_windows_are_merged_to_minutes_and_ten_minutes_with_the_same_totals(tmp_path: Path) -> None:
+    clock = Clock(NOW)
+    start = NOW // 600_000 * 600_000 - 3_600_000
+    lines = [counter("orders", start + i * 10_000, 0.1 * i, n=i + 1, shop=str(i % 2)) for i in range(360)]
+    async with running(tmp_path, clock=clock) as gateway:
+        await gateway.post(batch("snapshot", lines))
+        clock.ms = NOW + 3 * DAY
+        wide = {"from": NOW - DAY, "to": NOW + DAY}
+        before = await gateway.get("metrics/total", name="orders", **wide)
+        await gateway.gateway._upkeep.once()
+        assert {length for _, length in await windows(gateway, "orders")} == {60_000}
+        after = await gateway.get("metrics/total", name="orders", **wide)
+        assert abs(after["totals"][0]["sum"] - before["totals"][0]["sum"]) < 1e-9
+        assert after["totals"][0]["n"] == before["totals"][0]["n"] == sum(range(361))
+        clock.ms = NOW + 31 * DAY
+        await gateway.gateway._upkeep.once()
+        assert len(await windows(gateway, "orders")) == 2 * 6
+        last = await gateway.get("metrics/total", name="orders", **wide)
+        assert abs(last["totals"][0]["sum"] - before["totals"][0]["sum"]) < 1e-9
+        assert last["longest_window"] == 600_000
+        clock.ms = NOW + 400 * DAY
+        await gateway.gateway._upkeep.once()
+        assert await windows(gateway, "orders") == []
+        assert (await gateway.get("metrics"))["metrics"] == []
+
+
+async def test_a_window_that_comes_late_joins_the_minute_it_belongs_to(tmp_path: Path) -> None:
+    clock = Clock(NOW)
+    start = NOW // 60_000 * 60_000 - 600_000
+    async with running(tmp_path, clock=clock) as gateway:
+        await gateway.post(batch("snapshot", [counter("orders", start, 1), counter("orders", start + 10_000, 2)]))
+        clock.ms += 3 * DAY
+        await gateway.gateway._upkeep.once()
+        await gateway.post(batch("snapshot", [counter("orders", start + 20_000, 4)]))
+        await gateway.gateway._upkeep.once()
+        assert await windows(gateway, "orders") == [(start, 60_000)]
+        found = await gateway.get("metrics/total", name="orders", **{"from": NOW - DAY, "to": NOW})
+        assert found["totals"][0]["sum"] == 7
+
+
+async def test_of_gauges_the_newest_moment_wins_and_then_the_agent(tmp_path: Path) -> None:
+    clock = Clock(NOW)
+    start = NOW // 60_000 * 60_000 - 600_000
+    async with running(tmp_path, clock=clock) as gateway:
+        await gateway.post(batch("snapshot", [gauge(start, 5, start + 9)], agent="b" * 32))
+        await gateway.post(batch("snapshot", [gauge(start, 7, start + 9)], agent=AGENT))
+        for _ in range(2):
+            total = (await gateway.get("metrics/total", name="depth", **{"from": NOW - DAY, "to": NOW}))["totals"][0]
+            assert (total["last"], total["min"], total["max"], total["n"]) == (5, 4, 8, 4)
+            clock.ms += 3 * DAY
+            await gateway.gateway._upkeep.once()
+
+
+async def test_old_events_go_but_their_ids_are_recognised_as_long_as_was_said(tmp_path: Path) -> None:
+    clock = Clock(NOW)
+    old = batch("events", [event(), exception()], "old")
+    async with running(tmp_path, clock=clock, events=DAY / 1000) as gateway:
+        _, answer = await gateway.post(old)
+        assert answer["dedupe_s"] == 30 * 86_400
+        clock.ms += 2 * DAY
+        await gateway.post(batch("events", [exception("e" * 32, t=clock.ms)]))
+        await gateway.gateway._upkeep.once()
+        everything = {"from": NOW - DAY, "to": clock.ms + 1}
+        assert (await gateway.get("events", **everything))["events"] == []
+        groups = (await gateway.get("exceptions", **everything))["exceptions"]
+        assert [group["group"] for group in groups] == ["e" * 32]
+        assert (await gateway.ask("/api/v1/shop/exceptions/" + "f" * 32))[0] == 404
+        clock.ms = NOW + 29 * DAY
+        await gateway.gateway._upkeep.once()
+        _, answer = await gateway.post(old)
+        assert answer["results"][0]["status"] == "duplicate"
+        clock.ms = NOW + 31 * DAY
+        await gateway.gateway._upkeep.once()
+        _, answer = await gateway.post(old)
+        assert answer["results"][0]["status"] == "stored"
+
+
+async def test_many_old_rows_go_in_small_steps(tmp_path: Path) -> None:
+    clock = Clock(NOW)
+    async with running(tmp_path, clock=clock, events=DAY / 1000) as gateway:
+        await gateway.post(batch("events", [event() for _ in range(2_500)]))
+        clock.ms += 2 * DAY
+        await gateway.gateway._upkeep.once()
+        everything = {"from": NOW - DAY, "to": clock.ms}
+        assert (await gateway.get("events", **everything))["events"] == []
