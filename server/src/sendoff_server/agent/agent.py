@@ -1,0 +1,248 @@
+"""One agent, in the order of its life: start, tick, watch, stop.
+
+It owns no logic of its own: what comes in is the intake's business, what goes to the disk the committer's and the
+spool's, what goes out the delivery's.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sendoff_server.agent.clients import Clients
+from sendoff_server.agent.commit import Committer
+from sendoff_server.agent.intake import Intake
+from sendoff_server.agent.rates import Rates
+from sendoff_server.agent.status import Status
+from sendoff_server.agent.web import Web
+from sendoff_server.agent.windows import Windows
+from sendoff_server.aggregate import Limits, make_core
+from sendoff_server.delivery import Delivery
+from sendoff_server.inputs import DatagramInput, InputError, StreamInput, open_inputs
+from sendoff_server.inputs.sockets import default_unix_path
+from sendoff_server.ledger import Books
+from sendoff_server.outputs import build
+from sendoff_server.settings import Settings
+from sendoff_server.spool import OutputSpec, Spool, SpoolError
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+STATES_A_TICK = 500
+"""Clients whose state is stored with one tick; the others follow with the next ones."""
+FOLD_EVERY = 10
+"""Ticks between two looks for clients that ended long ago."""
+LAST_WORD_S = 2.0
+"""What storing the end of everything gets at least, when no time to drain was given."""
+
+
+class AgentFailed(Exception):
+    """A part of the agent ended that must not end. The text names it."""
+
+
+class Agent:
+    """Takes in, aggregates, keeps, delivers. `clock` gives Unix ms, `running` monotonic seconds."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        running: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._running = running
+        self._inputs: list[StreamInput | DatagramInput] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._web: Web | None = None
+        self._spool: Spool | None = None
+        self._stopped = False
+        self.phase = "starting"
+        self.addresses: dict[str, str] = {}
+        """Where it listens, by input, and `web` and `control`. Known after `start`."""
+
+    def __repr__(self) -> str:
+        return f"<Agent {self.phase} {self.addresses}>"
+
+    # ---- start ----
+
+    async def start(self) -> None:
+        """Start everything, or nothing. Raises SpoolError or InputError, whose text says what to do."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._abort()
+            raise
+
+    async def _start(self) -> None:
+        settings = self._settings
+        specs = [OutputSpec(name, int(output.interval * 1000)) for name, output in settings.outputs.items()]
+        limits = Limits(max_series=settings.agent.max_series, gauge_minus=settings.agent.gauge_minus)
+        self._spool = spool = Spool.open(
+            settings.agent.data_dir / "agent",
+            specs,
+            merge=make_core(limits).merge,  # a core of its own: it runs in the spool's thread
+            host=settings.agent.host,
+            now_ms=self._clock(),
+            limit_bytes=settings.agent.spool_limit,
+        )
+        self.core = make_core(limits, spool.gauges, (spool.epoch, spool.next_window))
+        self.clients = Clients(spool.clients.values(), self._running())
+        outputs = [build(name, output) for name, output in settings.outputs.items()]
+        self.delivery = Delivery(spool, outputs, books=self.books)
+        self.committer = Committer(spool, self._on_pressure, self.delivery.wake)
+        self.windows = Windows(self.core, spool)
+        self.intake = Intake(
+            self.core,
+            self.clients,
+            self.committer,
+            host=settings.agent.host,
+            clock=self._clock,
+            running=self._running,
+        )
+        books = await spool.books()
+        self.intake.know_sources({*(book.source for book in books.events), *(book.source for book in books.points_in)})
+        self._inputs = open_inputs(settings.inputs, self.intake, self._running)
+        self.rates = Rates(self._running)
+        self.status_of = Status(self, spool, self._inputs, self._settings)
+        self._web = Web(self.status_of)
+        self.addresses = {each.name: each.address for each in self._inputs}
+        self.addresses |= await self._web.start(settings.web.listen, self._control_path())
+        self._spawn(self.committer.run(), "commit")
+        self._spawn(self._tick_for_ever(), "tick")
+        self.delivery.start()
+        for each in self._inputs:
+            each.start()
+        self.phase = "running"
+
+    def _control_path(self) -> Path | None:
+        """Beside the Unix input's socket, or where that would be."""
+        path = self._settings.inputs.unix.path
+        try:
+            return (path or default_unix_path(os.environ, os.getuid())).with_name("control.sock")
+        except InputError as error:
+            log.warning("no control socket: %s", error)
+            return None
+
+    def _spawn(self, work: Any, name: str) -> None:
+        self._tasks.add(asyncio.create_task(work, name=name))
+
+    async def _abort(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for each in self._inputs:
+            each.close()
+        if self._web is not None:
+            await self._web.stop()
+        if self._spool is not None:
+            self._spool.close()
+
+    # ---- while it runs ----
+
+    async def watch(self) -> None:
+        """Returns when the agent has been stopped. Raises AgentFailed as soon as one of its tasks has ended."""
+        while not self._stopped:
+            done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if not task.cancelled():
+                    raise AgentFailed(f"the agent's task {task.get_name()!r} ended") from task.exception()
+            return
+
+    async def _tick_for_ever(self) -> None:
+        due = self._running()
+        number = 0
+        while True:
+            due = max(due + TICK_S, self._running())  # after a long stop there is nothing to make up for
+            await asyncio.sleep(max(0.0, due - self._running()))
+            number += 1
+            await self.tick(fold=number % FOLD_EVERY == 0)
+
+    async def tick(self, *, fold: bool = False) -> None:
+        """What happens once a second. First what only this process needs, then what waits for the disk."""
+        now = self._running()
+        self.clients.tick(now)
+        for each in self._inputs:
+            if isinstance(each, DatagramInput):
+                each.poll_kernel()
+            else:
+                each.sweep()
+        self.rates.note(self.status_of.totals())
+        await self.windows.turn(self._clock())
+        self.delivery.wake()
+        await self._store_clients(fold=fold)
+
+    async def _store_clients(self, *, fold: bool) -> None:
+        assert self._spool is not None
+        changed = self.clients.changed(STATES_A_TICK)
+        try:
+            if changed:
+                await self._spool.put([], changed)
+            old = self.clients.to_fold(self._running()) if fold or self.clients.crowded else []
+            if old:
+                await self._spool.put([], old)
+                self.clients.folded(await self._spool.fold_clients(1))  # their copies were seen at 0
+        except SpoolError as error:
+            self.clients.again(changed)
+            log.error("what is known of the clients could not be stored: %s", error)
+
+    def _on_pressure(self, pressed: bool) -> None:
+        for each in self._inputs:
+            if isinstance(each, StreamInput):
+                if pressed:
+                    each.pause()
+                else:
+                    each.resume()
+
+    async def books(self) -> Books:
+        """The spool's books, and what only the agent knows. Raises SpoolFailed."""
+        assert self._spool is not None
+        books = await self._spool.books()
+        books.frames = {origin: dict(counts) for origin, counts in self.intake.refused.items()}
+        books.kernel = self.status_of.kernel_drops()
+        return books
+
+    async def status(self) -> dict[str, Any]:
+        """The object of `/status.json`; see `status.Status`."""
+        return await self.status_of.read()
+
+    # ---- stop ----
+
+    async def stop(self, drain_s: float = 10.0) -> None:
+        """Read what is there, store it, deliver for at most `drain_s` seconds, close. The rest stays on the disk."""
+        if self._stopped or self._spool is None:
+            return
+        self._stopped, self.phase = True, "stopping"
+        end = self._running() + drain_s
+        self._read_the_rest()
+        if not await self.committer.flush(max(LAST_WORD_S, drain_s / 2)):
+            log.error("%d frames could not be stored; their clients still hold them", self.committer.waiting)
+        await self._end_tasks()
+        await self.windows.turn(self._clock(), everything=True)
+        await self._store_clients(fold=False)
+        for each in self._inputs:
+            each.close()
+        await self.delivery.stop(max(0.0, end - self._running()))
+        self.committer.give_up()
+        self.windows.give_up()
+        if self._web is not None:
+            await self._web.stop()
+        await asyncio.to_thread(self._spool.close)
+        self.phase = "stopped"
+
+    def _read_the_rest(self) -> None:
+        for each in self._inputs:
+            if isinstance(each, StreamInput):
+                each.stop_accepting()
+            if not self.committer.pressed:
+                each.drain()
+            if isinstance(each, StreamInput):
+                each.pause()
+
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

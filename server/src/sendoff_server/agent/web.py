@@ -1,0 +1,175 @@
+"""The agent's own HTTP: the status page, its JSON, health, Prometheus metrics; the same on the control socket.
+
+It has no keys, so it answers on loopback addresses only, and only to requests whose Host header names one: otherwise a
+web page elsewhere could have its own name point here and read along.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from aiohttp.web_protocol import RequestHandler
+
+from sendoff_server.agent.status import Status
+from sendoff_server.inputs.sockets import listen_ip, listen_unix, remove_file, shown
+from sendoff_server.settings import split_listen
+from sendoff_server.spool import SpoolError
+
+log = logging.getLogger(__name__)
+
+HEAD_DEADLINE = 10.0
+"""Seconds in which a new connection must have sent its first request's head."""
+MAX_OPEN = 200
+SECURITY = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+STATIC = {
+    "tokens.css": Path(__file__).parent.parent / "gateway/pages/static/tokens.css",
+    "pages.css": Path(__file__).parent.parent / "gateway/pages/static/pages.css",
+    "favicon.svg": Path(__file__).parent.parent / "gateway/pages/static/favicon.svg",
+    "agent.css": Path(__file__).parent / "pages/agent.css",
+}
+"""The gateway's sheets and one more: both look alike."""
+
+
+class Web:
+    """Serves one `Status`."""
+
+    def __init__(self, status: Status) -> None:
+        self._status = status
+        self._servers: list[asyncio.Server] = []
+        self._runner: web.AppRunner | None = None
+        self._control: tuple[Path, int] | None = None
+        self._open: dict[RequestHandler, asyncio.TimerHandle] = {}
+
+    async def start(self, listen: str, control: Path | None) -> dict[str, str]:
+        """Listen on the address, unless it is empty, and on the control socket; gives both. Raises InputError."""
+        app = web.Application(middlewares=[self._guard], client_max_size=1024)
+        app.router.add_get("/", self._page)
+        app.router.add_get("/status.json", self._json)
+        app.router.add_get("/healthz", self._health)
+        app.router.add_get("/readyz", self._ready)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/static/{name}", self._static)
+        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=30.0, handle_signals=False)
+        await self._runner.setup()
+        addresses = {}
+        if listen:
+            sock = listen_ip(listen, socket.SOCK_STREAM, "web.listen")
+            addresses["web"] = shown(sock)
+            await self._serve(sock)
+        if control is not None:
+            sock = listen_unix(control, socket.SOCK_STREAM, 0o600, "the control socket")
+            self._control = (control, os.lstat(control).st_ino)
+            addresses["control"] = str(control)
+            await self._serve(sock)
+        return addresses
+
+    async def stop(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        if self._control:
+            remove_file(*self._control)
+            self._control = None
+        if self._runner is not None:
+            if self._runner.server is not None:
+                await self._runner.server.shutdown(1.0)
+            await self._runner.cleanup()
+        for timer in self._open.values():
+            timer.cancel()
+        self._open.clear()
+
+    async def _serve(self, sock: socket.socket) -> None:
+        self._servers.append(await asyncio.get_running_loop().create_server(self._accept, sock=sock, backlog=64))
+
+    def _accept(self) -> asyncio.Protocol:
+        """A new connection. aiohttp would wait for the first head for ever."""
+        assert self._runner is not None
+        assert self._runner.server is not None
+        protocol: RequestHandler = self._runner.server()
+        while len(self._open) >= MAX_OPEN:  # too many that say nothing: the oldest goes
+            self._too_slow(next(iter(self._open)))
+        self._open[protocol] = asyncio.get_running_loop().call_later(HEAD_DEADLINE, self._too_slow, protocol)
+        return protocol
+
+    def _too_slow(self, protocol: RequestHandler) -> None:
+        self._open.pop(protocol).cancel()
+        protocol.force_close()
+
+    @property
+    def _guard(self) -> Middleware:
+        @web.middleware
+        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if timer := self._open.pop(request.protocol, None):
+                timer.cancel()
+            response: web.StreamResponse
+            if not _names_this_machine(request):
+                text = "This page answers to localhost and loopback addresses only.\n"
+                response = web.Response(status=421, text=text)
+            else:
+                try:
+                    response = await handler(request)
+                except SpoolError as error:
+                    response = web.json_response({"status": "failing", "why": str(error)}, status=503)
+                except web.HTTPException as error:
+                    response = web.Response(status=error.status, text=f"{error.reason}\n", headers=_allow(error))
+            response.headers.update(SECURITY)
+            return response
+
+        return guard
+
+    async def _page(self, request: web.Request) -> web.Response:
+        from sendoff_server.agent.pages import render  # jinja2 is loaded for who looks
+
+        return web.Response(text=render(await self._status.read()), content_type="text/html")
+
+    async def _json(self, request: web.Request) -> web.Response:
+        return web.json_response(await self._status.read())
+
+    async def _health(self, request: web.Request) -> web.Response:
+        """The process answers."""
+        return web.json_response({"status": "ok"})
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        """It listens, and the spool takes what comes."""
+        reason = self._status.why_not_ready()
+        return web.json_response({"status": "ready" if reason is None else "not ready", "why": reason},
+                                 status=200 if reason is None else 503)  # fmt: skip
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        from sendoff_server.agent.metrics import expose  # prometheus_client is loaded for who scrapes
+
+        body, content_type = expose(await self._status.read(), request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _static(self, request: web.Request) -> web.StreamResponse:
+        path = STATIC.get(request.match_info["name"])
+        if path is None:
+            raise web.HTTPNotFound
+        return web.FileResponse(path)
+
+
+def _allow(error: web.HTTPException) -> dict[str, str]:
+    return {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+
+
+def _names_this_machine(request: web.Request) -> bool:
+    """The Host header is a loopback one. On the control socket only the socket's owner can ask, by any name."""
+    transport = request.transport
+    if transport is not None and transport.get_extra_info("socket").family == socket.AF_UNIX:
+        return True
+    host = request.headers.get("Host", "")
+    try:
+        return split_listen(host if host.rpartition("]")[2].count(":") else f"{host}:80").loopback
+    except ValueError:
+        return False
