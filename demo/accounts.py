@@ -7,6 +7,7 @@ balance.
 
 from __future__ import annotations
 
+import urllib.error
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -71,7 +72,12 @@ class Api:
         return sum(self.totals_by(name, by=None).values())
 
     def totals_by(self, name: str, by: str | None) -> Counter[str]:
-        answer = get_json(f"{self._base}/metrics/total?name={quote(name)}{f'&by={by}' if by else ''}")
+        try:
+            answer = get_json(f"{self._base}/metrics/total?name={quote(name)}{f'&by={by}' if by else ''}")
+        except urllib.error.HTTPError as error:
+            if error.code == 404:  # nothing of that name has arrived
+                return Counter()
+            raise
         return Counter({str(row["by"]): round(row["sum"]) for row in answer["totals"]})
 
 

@@ -25,20 +25,24 @@ def stage(tmp_path: Path) -> Stage:
     return made
 
 
+def running(part: Part, ready_url: str) -> Iterator[Part]:
+    """The part, started; what it printed stands in the report of a test that fails."""
+    part.start(ready_url)
+    yield part
+    ended = part.process.poll() if part.process else None
+    part.stop()
+    print(f"{part.name}, {'running until the end' if ended is None else f'ended with {ended}'}:")
+    print(part.log.read_text(errors="replace"))
+
+
 @pytest.fixture
 def gateway(stage: Stage) -> Iterator[Part]:
-    part = stage.gateway()
-    part.start(f"{stage.gateway_url}/readyz")
-    yield part
-    part.stop()
+    yield from running(stage.gateway(), f"{stage.gateway_url}/readyz")
 
 
 @pytest.fixture
 def agent(stage: Stage) -> Iterator[Part]:
-    part = stage.agent()
-    part.start(f"{stage.agent_url}/readyz")
-    yield part
-    part.stop()
+    yield from running(stage.agent(), f"{stage.agent_url}/readyz")
 
 
 @pytest.fixture
