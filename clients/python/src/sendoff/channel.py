@@ -109,7 +109,7 @@ class Channel:
             self.lost(now, str(gone))
 
     def _connect(self, now: float, waiting: Waiting) -> bool:
-        if now < self.retry_at or not (self.held.to_write or self.held.sent or waiting.parcels):
+        if now < self.retry_at or not (self.held.to_write or waiting.parcels):
             return False
         try:
             stream = self._open()
@@ -117,7 +117,6 @@ class Channel:
             self.absent = self.connects == 0 and isinstance(gone, Absent)
             self._failed(now, str(gone))
             return False
-        self.resent += self.held.rewind()
         if self.held.give_up():
             self._tally.many("event.unacceptable", 1)
         self.since = now
@@ -192,6 +191,7 @@ class Channel:
         assert self.stream is not None
         self.stream.close()
         self.stream = None
+        self.resent += self.held.rewind()
         if self.worked or now - self.since >= STEADY:
             self.failures = 0
             self.retry_at = now

@@ -34,8 +34,6 @@ all.
 CALLER_FRAMES = 32
 """Frames that one call writes at most, its own and those found waiting."""
 THREAD_FRAMES = 4_096
-PENDING = 256
-"""Durable frames waiting for the holder of the lock, who takes them within microseconds unless it is not let run."""
 THREAD_RETRY = 5.0
 """Seconds until a thread that could not be started is tried again."""
 
@@ -70,6 +68,10 @@ class Outbox:
         self._rng = rng
         self._limit = limit
         self._closing = False
+        self._pending_bytes = 0
+        """About how many bytes are pending: threads that race may lose an addition, and whoever empties `pending`
+        sets it right.
+        """
         self._asleep = True
         self._watched: tuple[int, bool] = (-1, False)
         self._thread = False
@@ -127,11 +129,12 @@ class Outbox:
         if self._closing:
             self.tally.one("event.closed")
             return False
-        pending = self.pending
-        if len(pending) >= PENDING or (pending and sum(len(d.payload) for d in tuple(pending)) > self._limit):
+        size = len(durable.payload) + OVERHEAD
+        if self._pending_bytes + size + self.channel.held.bytes + self.waiting.bytes > self._limit:
             self.tally.one("event.buffer_full")
             return False
-        pending.append(durable)
+        self._pending_bytes += size
+        self.pending.append(durable)
         self._enter(pack=False)
         self._notify()
         return not durable.dropped
@@ -155,7 +158,8 @@ class Outbox:
         """Wake the thread if what it should watch has changed since it fell asleep."""
         stream = self.channel.stream
         watch = (-1, False) if stream is None else (stream.fileno, stream.job is not None)
-        if watch != self._watched or (self._asleep and (stream is None or self.waiting.parcels)):
+        unwritten = stream is None or self.waiting.parcels or self.channel.held.to_write
+        if watch != self._watched or (self._asleep and unwritten):
             self._watched = watch
             self._wake()
 
@@ -192,6 +196,7 @@ class Outbox:
                 self.tally.many("event.buffer_full", 1)
             else:
                 self.channel.add(durable.kind, durable.event_id, durable.t, durable.payload)
+        self._pending_bytes = 0
 
     def _pack(self, now: float, wall_ms: int) -> None:
         self._packed_at = now
