@@ -4,10 +4,15 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from sendoff_server.cli.options import SETTINGS_ARE_WRONG, config_option, json_option, say_faults
+from sendoff_server.cli.table import aligned
+
+if TYPE_CHECKING:
+    from sendoff_server.settings.written import Shown
 
 
 @click.command()
@@ -39,8 +44,15 @@ def check(file: Path | None, config: Path | None, show: bool, as_json: bool) -> 
         values = {each.key: {"value": each.value, "from": each.origin, "variable": each.variable} for each in shown}
         click.echo(json.dumps({"file": path and str(path), "faults": []} | ({"settings": values} if show else {})))
         return
-    width = max((len(each.key) for each in shown), default=0)
-    for each in shown:
-        value = "(found when the agent starts)" if each.value is None and each.key == "inputs.unix.path" else each.value
-        click.echo(f"{each.key:<{width}}  {json.dumps(value, ensure_ascii=False):<28}  {each.origin}")
+    rows = [(each.key, _text(each), each.origin) for each in shown]
+    for line in aligned(rows) if rows else []:
+        click.echo(line)
     click.echo(f"{path or 'no file, only defaults and the environment'}: nothing wrong")
+
+
+def _text(shown: "Shown") -> str:
+    if shown.key == "inputs.unix.path" and shown.value is None:
+        return "(found when the agent starts)"
+    if shown.value is None or shown.value == "" or shown.value is False:
+        return "-"
+    return shown.value if isinstance(shown.value, str) else json.dumps(shown.value)

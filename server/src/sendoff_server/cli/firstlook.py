@@ -46,6 +46,9 @@ class FirstLook:
         self._gateway, self.agent = gateway, agent
         self.page = f"{url}/{PROJECT}/"
 
+    async def watch(self) -> None:
+        await self.agent.watch()
+
     async def stop(self, drain_s: float) -> None:
         if self._gateway is None:
             return

@@ -32,7 +32,6 @@ def gateway(context: click.Context, config: Path | None) -> None:
     part = Gateway(settings)
 
     def announce() -> None:
-        log.info("look at http://%s/", part.addresses["http"])
         if not any(key.revoked is None for key in list_keys(settings.gateway.data_dir / "gateway")):
             log.warning("nobody can send yet: make a key with `sendoff gateway keys create PROJECT`")
 

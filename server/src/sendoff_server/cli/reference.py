@@ -14,7 +14,7 @@ def reference() -> str:
     """Every command in Markdown, with its help as the command itself says it."""
     return "\n".join(
         part
-        for command, context in _walk(main, click.Context(main, info_name="sendoff"))
+        for command, context in _walk(main, click.Context(main, info_name="sendoff", **main.context_settings))
         for part in _about(command, context)
     )
 

@@ -13,6 +13,8 @@ import click
 from sendoff_server.cli.options import config_option, json_option, settings_or_exit
 from sendoff_server.cli.table import aligned
 
+BOOKS_DO_NOT_BALANCE = 4
+
 
 @click.command()
 @config_option
@@ -40,16 +42,32 @@ def status(config: Path | None, as_json: bool, watch: bool) -> None:
         click.echo(f"sendoff: {error}", err=True)
         sys.exit(1)
     click.echo(text)
-    sys.exit(4 if found.get("imbalances") else 0)
+    sys.exit(BOOKS_DO_NOT_BALANCE if found["books"]["imbalances"] else 0)
 
 
 def words(found: dict[str, Any]) -> Iterator[str]:
-    """The status for people. A part that the agent does not tell is left out."""
-    books: dict[str, Any] = found.get("books", {})
-    yield f"sendoff {found.get('version', '?')}, core {found.get('core', '?')}, pid {found.get('pid', '?')}"
-    addresses = found.get("addresses", {})
-    yield from _section("listens on", [(name, where) for name, where in addresses.items()])
-    yield from _outputs(found.get("outputs", []))
+    """The status for people. Its keys are those of `agent.status`."""
+    books: dict[str, Any] = found["books"]
+    state = found["phase"] if found["ready"] else f"NOT READY: {found['why_not_ready']}"
+    minutes = int(found["uptime_s"] // 60)
+    since = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+    yield f"sendoff {found['version']} on {found['host']}, {state}, up {since}"
+    yield from _section(
+        "process",
+        [
+            ("pid", str(found["pid"])),
+            ("core", found["core"]),
+            ("memory", f"{found['memory_bytes'] / 2**20:,.0f} MiB"),
+            (
+                "spool",
+                f"{found['spool']['used_bytes'] / 2**20:,.1f} of {found['spool']['limit_bytes'] / 2**20:,.0f} MiB",
+            ),
+            ("clients", f"{found['clients_known']:,}"),
+            ("series", f"{found['series']:,}"),
+        ],
+    )
+    yield from _section("listens on", list(found["addresses"].items()))
+    yield from _outputs(found["outputs"])
     yield from _section(
         "events",
         [
@@ -63,28 +81,28 @@ def words(found: dict[str, Any]) -> Iterator[str]:
                 r["dead"],
                 _lost(r["lost"]),
             )
-            for r in books.get("events", [])
+            for r in books["events"]
         ],
         ("SOURCE", "OUTPUT", "RECEIVED", "DELIVERED", "PENDING", "FOLDED", "DEAD", "LOST"),
     )
     yield from _section(
         "metric points in",
-        [(r["source"], r["received"], r["journaled"], _lost(r["lost"])) for r in books.get("points_in", [])],
+        [(r["source"], r["received"], r["journaled"], _lost(r["lost"])) for r in books["points_in"]],
         ("SOURCE", "RECEIVED", "JOURNALED", "LOST"),
     )
     yield from _section(
         "metric points out",
         [
             (r["output"], r["journaled"], r["delivered"], r["pending"], r["dead"], _lost(r["lost"]))
-            for r in books.get("points_out", [])
+            for r in books["points_out"]
         ],
         ("OUTPUT", "JOURNALED", "DELIVERED", "PENDING", "DEAD", "LOST"),
     )
-    rejected = [(r["source"], r["received"], r["accepted"], _lost(r["rejected"])) for r in books.get("lines", [])]
+    rejected = [(r["source"], r["received"], r["accepted"], _lost(r["rejected"])) for r in books["lines"]]
     yield from _section("metric lines", rejected, ("SOURCE", "RECEIVED", "ACCEPTED", "REJECTED"))
-    drops = [(name, number) for name, number in found.get("kernel_drops", {}).items() if number]
+    drops = [(name, number) for name, number in found["kernel_drops"].items() if number]
     yield from _section("dropped by the kernel, never seen here", drops)
-    imbalances = found.get("imbalances", [])
+    imbalances = books["imbalances"]
     yield ""
     yield "the books balance" if not imbalances else "THE BOOKS DO NOT BALANCE; this is a fault in Sendoff:"
     yield from (f"  {each}" for each in imbalances)
