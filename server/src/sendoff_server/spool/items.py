@@ -45,8 +45,12 @@ def add_item(
     outputs: Iterable[str],
     window: tuple[int, int] = (0, 0),
     blob: bytes | None = None,
-) -> int:
-    """Store a batch for some outputs. ``counts``: events by source, or points with the source ''. Returns its item."""
+    place: int | None = None,
+) -> None:
+    """Store a batch for some outputs. ``counts``: events by source, or points with the source ''.
+
+    ``place``: where it stands in the line, if not at the end.
+    """
     blob = blob if blob is not None else encode_batch(header, lines)
     values = {
         "id": header["batch"],
@@ -63,15 +67,14 @@ def add_item(
     }
     item = int(ask(connection, "add_item", values)[0][0])
     tell(connection, "add_content", [(item, source, n) for source, n in counts.items()])
-    tell(connection, "add_delivery", [(output, kind, item) for output in outputs])
-    return item
+    tell(connection, "add_delivery", [(output, kind, place or item, item) for output in outputs])
 
 
-def take(connection: apsw.Connection, output: str, kind: int, item: int) -> bool:
-    """An output is done with an item. False if it was before, and then nothing may be counted."""
-    done = ask(connection, "take_delivery", {"output": output, "kind": kind, "item": item})
+def take(connection: apsw.Connection, output: str, item: int) -> int | None:
+    """An output is done with an item: the place it had. None if it was done before, and then nothing may be counted."""
+    done = ask(connection, "take_delivery", {"output": output, "item": item})
     ask(connection, "drop_item", {"item": item})
-    return bool(done)
+    return int(done[0][0]) if done else None
 
 
 def runs(sources: Iterable[str]) -> list[list[Any]]:

@@ -14,7 +14,7 @@ from hashlib import blake2b
 import apsw
 import msgspec
 
-from sendoff_server.spool.items import JOURNAL, SNAPSHOT, DamagedBlob, add_item, read_blob, take, unseal
+from sendoff_server.spool.items import SNAPSHOT, DamagedBlob, add_item, read_blob, take, unseal
 from sendoff_server.spool.sql import ask
 from sendoff_server.spool.writer import Transaction
 from sendoff_server.wire.batch import encode_batch
@@ -129,7 +129,7 @@ def seal(transaction: Transaction, output: str, merged: Merged) -> None:
     """Rows out, parts in. Raises ``RuntimeError``, which undoes it all, if a row is not there any more."""
     connection = transaction.connection
     for row in merged.rows:
-        if not take(connection, output, JOURNAL, row.item):
+        if take(connection, output, row.item) is None:
             raise RuntimeError(f"journal row {row.item} was taken from {output} while it was merged")
     sources: Counter[str] = Counter()
     for row in merged.rows:

@@ -38,11 +38,11 @@ INSERT INTO content (item, source, n) VALUES (?, ?, ?);
 
 -- name: add_delivery
 -- An output is to get an item.
-INSERT INTO delivery (output, kind, item) VALUES (?, ?, ?);
+INSERT INTO delivery (output, kind, place, item) VALUES (?, ?, ?, ?);
 
 -- name: take_delivery
--- An output is done with an item; no row back means that it was done before.
-DELETE FROM delivery WHERE output = :output AND kind = :kind AND item = :item RETURNING item;
+-- An output is done with an item; its place in the line comes back, or no row if it was done before.
+DELETE FROM delivery WHERE item = :item AND output = :output RETURNING place;
 
 -- name: drop_item
 -- An item goes when every output is done with it.
@@ -50,7 +50,7 @@ DELETE FROM item WHERE item = :item AND NOT EXISTS (SELECT 1 FROM delivery WHERE
 
 -- name: waiting_events
 -- An output's event batches, oldest first.
-SELECT item FROM delivery WHERE output = :output AND kind = 0 ORDER BY item LIMIT :most;
+SELECT item FROM delivery WHERE output = :output AND kind = 0 ORDER BY place, item LIMIT :most;
 
 -- name: waiting_snapshots
 -- An output's sealed snapshots, newest first: live numbers before the backlog.
@@ -65,7 +65,7 @@ SELECT item, id, kind, lines, n, made, decoded, checksum, blob FROM item WHERE i
 -- An output's journal rows without their blobs, newest first.
 SELECT i.item, i.epoch, i.window, i.made, i.n, i.decoded, i.sources
 FROM delivery d JOIN item i ON i.item = d.item
-WHERE d.output = :output AND d.kind = 2 ORDER BY d.item DESC LIMIT :most;
+WHERE d.output = :output AND d.kind = 2 ORDER BY d.place DESC LIMIT :most;
 
 -- name: blob
 -- One item's blob.
@@ -102,8 +102,8 @@ WHERE d.output = :output GROUP BY d.kind, c.source;
 
 -- name: hand_over
 -- What waits for one output is to wait for another too.
-INSERT OR IGNORE INTO delivery (output, kind, item)
-SELECT :heir, kind, item FROM delivery WHERE output = :output AND kind IN (SELECT value FROM json_each(:kinds));
+INSERT OR IGNORE INTO delivery (output, kind, place, item)
+SELECT :heir, kind, place, item FROM delivery WHERE output = :output AND kind IN (SELECT value FROM json_each(:kinds));
 
 -- name: drop_output
 -- Nothing waits for an output any more.

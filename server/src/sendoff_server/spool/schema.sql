@@ -26,8 +26,9 @@ CREATE TABLE item (
 CREATE TABLE delivery (
     output TEXT NOT NULL,
     kind INTEGER NOT NULL,
+    place INTEGER NOT NULL,                  -- in the line; the halves of a batch stand where it stood
     item INTEGER NOT NULL REFERENCES item ON DELETE CASCADE,
-    PRIMARY KEY (output, kind, item)
+    PRIMARY KEY (output, kind, place, item)
 ) WITHOUT ROWID;
 CREATE INDEX delivery_item ON delivery (item);
 

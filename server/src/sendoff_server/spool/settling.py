@@ -26,7 +26,7 @@ def settle(transaction: Transaction, output: str, settlements: Sequence[Settleme
         kind, lines, n, sources, epoch, window = rows[0]
         if isinstance(settlement, Split):
             _split(transaction, output, batch, kind, sources, (epoch, window))
-        elif take(transaction.connection, output, kind, batch.item):
+        elif take(transaction.connection, output, batch.item) is not None:
             share = _sharer(kind, lines, n, sources, batch)
             if isinstance(settlement, Delivered):
                 _delivered(transaction, output, settlement, kind, share, now_ms)
@@ -117,8 +117,8 @@ def _bury(
 def _split(
     transaction: Transaction, output: str, batch: Sealed, kind: int, sources: str, window: tuple[int, int]
 ) -> None:
-    """The halves become batches of this output alone, named by the lines of the root that they hold."""
-    if batch.lines < 2 or not take(transaction.connection, output, kind, batch.item):
+    """The halves become batches of this output alone, in the same place; named by the lines of the root they hold."""
+    if batch.lines < 2 or (place := take(transaction.connection, output, batch.item)) is None:
         return
     header, lines = unseal(batch.blob)
     for name, start, stop in batch.halves():
@@ -134,6 +134,7 @@ def _split(
             sources=piece_sources,
             outputs=[output],
             window=window,
+            place=place,
         )
 
 

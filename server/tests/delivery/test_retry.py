@@ -1,0 +1,109 @@
+"""The decision by itself: a table, and what holds for every input."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sendoff_server.delivery.retry import (
+    CEILING_S,
+    PROBE_CEILING_S,
+    RETRY_AFTER_CEILING_S,
+    Situation,
+    decide,
+    parse_retry_after,
+)
+
+CALM = Situation(
+    status=500, retry_after_s=None, attempt=0, batches=1, lines=8, half=False, proven=False, aside=0, parked=False
+)
+
+CASES = [
+    ("no answer", {"status": None}, "wait"),
+    ("nonsense", {"status": 200}, "wait"),
+    ("5xx", {"status": 599}, "wait"),
+    ("408", {"status": 408}, "wait"),
+    ("425", {"status": 425}, "wait"),
+    ("429", {"status": 429}, "wait"),
+    ("401", {"status": 401}, "park"),
+    ("redirect", {"status": 302}, "park"),
+    ("409", {"status": 409}, "park"),
+    ("refused together", {"status": 400, "batches": 3}, "alone"),
+    ("refused alone", {"status": 400}, "split"),
+    ("a half refused, nothing accepted", {"status": 400, "half": True}, "aside"),
+    ("a half too large, nothing accepted", {"status": 413, "half": True}, "split"),
+    ("a half refused, something accepted", {"status": 422, "half": True, "proven": True}, "split"),
+    ("one line refused, nothing accepted", {"status": 400, "lines": 1}, "aside"),
+    ("one line too large, nothing accepted", {"status": 413, "lines": 1}, "aside"),
+    ("one line refused, something accepted", {"status": 400, "lines": 1, "proven": True}, "dead"),
+    ("another one aside", {"status": 400, "aside": 1}, "park"),
+    ("another one aside, but proven", {"status": 400, "aside": 1, "proven": True}, "split"),
+    ("a probe refused", {"status": 400, "parked": True}, "park"),
+]
+
+
+@pytest.mark.parametrize(("change", "action"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_decision(change: dict[str, object], action: str) -> None:
+    assert decide(replace(CALM, **change), 0.5).action == action  # type: ignore[arg-type]
+
+
+SITUATIONS = st.builds(
+    Situation,
+    status=st.none() | st.integers(100, 599),
+    retry_after_s=st.none() | st.floats(0, 1e12),
+    attempt=st.integers(0, 10**6),
+    batches=st.integers(1, 64),
+    lines=st.integers(1, 1_000),
+    half=st.booleans(),
+    proven=st.booleans(),
+    aside=st.integers(0, 100),
+    parked=st.booleans(),
+)
+
+
+@given(SITUATIONS, st.floats(0, 1, exclude_max=True))
+def test_every_wait_is_bounded_and_never_shorter_than_asked(situation: Situation, chance: float) -> None:
+    decision = decide(situation, chance)
+    assert 0 <= decision.wait_s <= max(CEILING_S, PROBE_CEILING_S, RETRY_AFTER_CEILING_S + 5)
+    if decision.action in ("wait", "park"):
+        assert decision.wait_s > 0
+        assert decision.wait_s >= min(situation.retry_after_s or 0, RETRY_AFTER_CEILING_S)
+
+
+@given(SITUATIONS, st.floats(0, 1, exclude_max=True))
+def test_nothing_is_split_or_buried_but_for_a_refused_body(situation: Situation, chance: float) -> None:
+    action = decide(situation, chance).action
+    if action in ("split", "dead"):
+        assert situation.status in (400, 413, 422)
+        assert situation.batches == 1
+    if action == "dead":
+        assert situation.lines == 1
+        assert situation.proven
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("5", 5),
+        (" 7 ", 7),
+        ("99999999999999999999999", 3_600),
+        ("-5", None),
+        ("1.5", None),
+        ("soon", None),
+        ("", None),
+        ("Sun, 09 Sep 2001 01:46:50 GMT", 10),
+        ("Sun, 09 Sep 2001 01:46:30 GMT", 0),
+        ("Sun, 99 Sep 2001 01:46:30 GMT", None),
+        ("٣", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(value, 1_000_000_000) == seconds
+
+
+@given(st.text(max_size=60))
+def test_no_retry_after_raises(value: str) -> None:
+    found = parse_retry_after(value, 1e9)
+    assert found is None or 0 <= found <= RETRY_AFTER_CEILING_S
