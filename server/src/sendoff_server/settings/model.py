@@ -203,7 +203,8 @@ class WebSettings(_Section):
 
 SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
 RESERVED_HEADERS = frozenset(
-    {"host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection"}
+    "host content-length content-type content-encoding accept-encoding transfer-encoding connection "
+    "idempotency-key sendoff-schema".split()
 )
 
 
