@@ -5,11 +5,14 @@ of the spool's rows; every other number was committed together with what it coun
 stand beside the books: what is known of clients, frames and the kernel, with nothing to balance against.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
 
 LOST: Mapping[str, str] = {
     "series_limit": "a gauge beyond the limit of series: it cannot be folded into an overflow series",
@@ -173,6 +176,94 @@ class Books:
         out += [encode({"memo": "frames", "input": name, "refused": refused}) for name, refused in self.frames.items()]
         out += [encode({"memo": "kernel", "socket": name, "dropped": n}) for name, n in self.kernel.items()]
         return out
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """One number of a book: the book and its field, and how it is called and explained outside."""
+
+    book: str
+    field: str
+    metric: str
+    help: str
+    labels: tuple[str, ...]
+    reasons: Mapping[str, str] | None = None
+    """The closed list of reasons, where the number is kept by reason."""
+
+    @property
+    def rises(self) -> bool:
+        """Whether it is a running total."""
+        return self.field != "pending"
+
+
+_EVENTS, _IN, _OUT, _LINES = ("source", "output"), ("source",), ("output",), ("source",)
+COUNTS: tuple[Count, ...] = (
+    Count("events", "received", "sendoff_events_received", "Events that the agent took responsibility for", _EVENTS),
+    Count("events", "delivered", "sendoff_events_delivered", "Events that the output has for good", _EVENTS),
+    Count("events", "folded", "sendoff_events_folded", "Repeats that a delivered count stands for", _EVENTS),
+    Count("events", "pending", "sendoff_events_pending", "Events waiting in the spool", _EVENTS),
+    Count("events", "dead", "sendoff_events_dead", "Events that the output refused for good: dead letters", _EVENTS),
+    Count("events", "not_routed", "sendoff_events_not_routed", "Events that the output does not want", _EVENTS),
+    Count("events", "lost", "sendoff_events_lost", "Events lost in the agent", _EVENTS, LOST),
+    Count("points_in", "received", "sendoff_points_received", "Metric points accepted", _IN),
+    Count("points_in", "journaled", "sendoff_points_journaled", "Metric points kept on the disk", _IN),
+    Count("points_in", "lost", "sendoff_points_lost", "Metric points lost before the journal", _IN, LOST),
+    Count("points_out", "journaled", "sendoff_output_points_journaled", "Points kept for the output", _OUT),
+    Count("points_out", "delivered", "sendoff_output_points_delivered", "Points that the output has for good", _OUT),
+    Count("points_out", "pending", "sendoff_output_points_pending", "Points waiting in the spool", _OUT),
+    Count("points_out", "dead", "sendoff_output_points_dead", "Points that the output refused for good", _OUT),
+    Count("points_out", "not_routed", "sendoff_output_points_not_routed", "Points that the output does not want", _OUT),
+    Count("points_out", "lost", "sendoff_output_points_lost", "Points lost after the journal", _OUT, LOST),
+    Count("lines", "received", "sendoff_lines_received", "Metric lines received", _LINES),
+    Count("lines", "accepted", "sendoff_lines_accepted", "Metric lines accepted", _LINES),
+    Count("lines", "rejected", "sendoff_lines_rejected", "Metric lines rejected", _LINES, REJECTED),
+)
+"""Every count of every book."""
+
+
+def families(books: Books) -> "Iterator[Metric]":
+    """The books as metric families of ``prometheus_client``, which is loaded with the first scrape.
+
+    Called by a custom collector: the numbers stay here, there is no second set of counters.
+    """
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    for count in COUNTS:
+        labels = [*count.labels, "reason"] if count.reasons else list(count.labels)
+        kind = CounterMetricFamily if count.rises else GaugeMetricFamily
+        family = kind(count.metric, count.help, labels=labels)
+        for book in getattr(books, count.book):
+            value, own = getattr(book, count.field), [getattr(book, label) for label in count.labels]
+            for reason, n in value.items() if count.reasons else [(None, value)]:
+                family.add_metric(own if reason is None else [*own, reason], n)
+        yield family
+    yield from _memo_families(books)
+
+
+def _memo_families(books: Books) -> "Iterator[Metric]":
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    frames = CounterMetricFamily("sendoff_frames_refused", "Frames refused", labels=["input", "reason"])
+    for name, reasons in books.frames.items():
+        for reason, n in reasons.items():
+            frames.add_metric([name, reason], n)
+    kernel = CounterMetricFamily("sendoff_kernel_dropped", "Datagrams that the kernel dropped", labels=["socket"])
+    for name, n in books.kernel.items():
+        kernel.add_metric([name], n)
+    missing: dict[str, int] = {}
+    dropped: dict[tuple[str, str], int] = {}
+    for memo in (*books.clients, *books.folded_clients):
+        missing[memo.service] = missing.get(memo.service, 0) + memo.gap
+        for reason, n in memo.dropped.items():
+            dropped[memo.service, reason] = dropped.get((memo.service, reason), 0) + n
+    gaps = CounterMetricFamily("sendoff_client_gap", "Points that clients sent and that never came", labels=["service"])
+    for service, n in missing.items():
+        gaps.add_metric([service], n)
+    drops = CounterMetricFamily("sendoff_client_dropped", "What clients dropped", labels=["service", "reason"])
+    for (service, reason), n in dropped.items():
+        drops.add_metric([service, reason], n)
+    balanced = GaugeMetricFamily("sendoff_books_balanced", "1 while every book balances", value=not books.balance())
+    yield from (frames, kernel, gaps, drops, balanced)
 
 
 Row = tuple[str, str, str, str, str, int]
