@@ -203,8 +203,17 @@ class WebSettings(_Section):
 
 SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
 RESERVED_HEADERS = frozenset(
-    "host content-length content-type content-encoding accept-encoding transfer-encoding connection "
-    "idempotency-key sendoff-schema".split()
+    [
+        "host",
+        "content-length",
+        "content-type",
+        "content-encoding",
+        "accept-encoding",
+        "transfer-encoding",
+        "connection",
+        "idempotency-key",
+        "sendoff-schema",
+    ]
 )
 
 
