@@ -191,7 +191,7 @@ class Agent:
 
     def _on_pressure(self, pressed: bool) -> None:
         for each in self._inputs:
-            if isinstance(each, StreamInput):
+            if isinstance(each, StreamInput) and not self._stopped:
                 if pressed:
                     each.pause()
                 else:
@@ -235,12 +235,15 @@ class Agent:
 
     def _read_the_rest(self) -> None:
         for each in self._inputs:
-            if isinstance(each, StreamInput):
-                each.stop_accepting()
+            if isinstance(each, DatagramInput):
+                each.drain()
+                each.poll_kernel()
+                each.close()
+                continue
+            each.stop_accepting()
             if not self.committer.pressed:
                 each.drain()
-            if isinstance(each, StreamInput):
-                each.pause()
+            each.pause()  # what comes from now on stays with its sender; acknowledgements still go out
 
     async def _end_tasks(self) -> None:
         for task in self._tasks:

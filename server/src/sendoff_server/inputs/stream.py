@@ -144,9 +144,9 @@ class _Connection:
 
     def close(self) -> None:
         """Let the socket go. Twice is fine."""
-        if self._sock.fileno() < 0:
-            return
         self.end(orderly=False)
+        if self._sock.fileno() < 0:  # also if the session closed it when it heard of the end
+            return
         self._loop.remove_writer(self._sock)
         self._sock.close()
         self._owner.closed(self)
