@@ -7,7 +7,7 @@ from email.utils import formatdate
 import pytest
 
 from sendoff_server.delivery import Worker
-from sendoff_server.spool import Spool
+from sendoff_server.spool import Spool, SpoolFailed
 from server.tests.outputs.destination import Answer, Destination, cut_short, reset, results, say, status
 
 from .conftest import MakeWorker, ManualClock, event, settled
@@ -352,8 +352,6 @@ async def test_a_new_batch_is_sent_at_once_while_a_refused_one_is_aside(
 async def test_a_spool_that_fails_to_settle_is_told_again_before_anything_is_sent_again(
     worker: MakeWorker, spool: Spool, destination: Destination, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sendoff_server.spool import SpoolFailed
-
     await put(spool, "a")
     one = worker()
     with monkeypatch.context() as patch:

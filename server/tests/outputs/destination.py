@@ -30,6 +30,7 @@ class Destination:
         self.hanging = asyncio.Event()
         self._released = asyncio.Event()
         self._seen: dict[str, bytes] = {}
+        self._definite: set[tuple[str, str]] = set()
         self._runner: web.AppRunner | None = None
         self.port = 0
 
@@ -94,7 +95,7 @@ class Destination:
             whole = content(batch)
             if self._seen.setdefault(batch.id, whole) != whole:
                 self.complaints.append(f"{batch.id} changed after it was sealed")
-            if batch.id in self.stored:
+            if (request.path, batch.id) in self._definite:
                 self.complaints.append(f"{batch.id} was sent again after a definite answer")
         answer = self.script.popleft() if self.script else self.always or otherwise
         return await answer(request, batches)
@@ -102,6 +103,7 @@ class Destination:
     async def _store_all(self, request: web.Request, batches: list[Batch]) -> web.StreamResponse:
         for batch in batches:
             self.stored[batch.id] = content(batch)
+            self._definite.add((request.path, batch.id))
         return results([{"batch": batch.id, "status": "stored"} for batch in batches])
 
     async def store(self, request: web.Request, batches: list[Batch]) -> web.StreamResponse:
@@ -130,6 +132,7 @@ class Destination:
                 bad = {entry["line"] for entry in refused}
                 kept = [line for number, line in enumerate(batch.lines, 1) if number not in bad]
                 self.stored[batch.id] = content(Batch(batch.header, kept))
+                self._definite.add((request.path, batch.id))
             return results(found)
 
         return answer

@@ -1,5 +1,6 @@
 """HTTP outputs: the requests that all of them make, and the generic one (one batch a request, any service)."""
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -60,9 +61,11 @@ class Client:
 
     async def post(self, body: bytes, headers: Mapping[str, str] | None = None) -> Answer | Trouble:
         """One request; whatever prevents an answer is a ``Trouble``."""
+        # A file object is written in pieces; aiohttp would write bytes as one, and the loop would wait for it.
+        data = io.BytesIO(body)
         try:
             async with self._ready().post(
-                self.url, data=body, headers={**self._headers, **(headers or {})}, allow_redirects=False
+                self.url, data=data, headers={**self._headers, **(headers or {})}, allow_redirects=False
             ) as response:
                 return Answer(response.status, response.headers, await _read(response))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
