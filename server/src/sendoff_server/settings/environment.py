@@ -13,12 +13,6 @@ from sendoff_server.settings.declared import ANY, PREFIX, Setting, settings
 from sendoff_server.settings.faults import Fault, closest
 from sendoff_server.settings.model import Settings
 
-CLIENTS = (
-    "ADDRESS SERVICE ENV RELEASE ENABLED LINGER SCRUB LOCALS SOURCE IN_APP NOT_IN_APP EXCEPTHOOKS BUFFER DEBUG SOCKET"
-)
-SERVERS = "CORE LOG CONFIG SOCKET"
-"""Read before there are settings, or by clients as well."""
-NOT_SETTINGS = frozenset(PREFIX + name for name in (CLIENTS + " " + SERVERS).split())
 _KUBERNETES = re.compile(
     r"SENDOFF(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_[A-Z]+)?)?)"
 )
@@ -35,7 +29,7 @@ def from_environment(environ: Mapping[str, str], file: Mapping[str, Any]) -> tup
     values: Values = {}
     faults: list[Fault] = []
     for variable, text in sorted(environ.items()):
-        if not variable.startswith(PREFIX) or variable in NOT_SETTINGS or _KUBERNETES.fullmatch(variable):
+        if not variable.startswith(PREFIX) or _KUBERNETES.fullmatch(variable):
             continue
         path = plain[variable].path if variable in plain else _output_path(variable, of_output, names)
         if path is not None:

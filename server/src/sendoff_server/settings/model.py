@@ -203,17 +203,17 @@ class WebSettings(_Section):
 
 SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
 RESERVED_HEADERS = frozenset(
-    [
-        "host",
+    {
+        "accept-encoding",
+        "connection",
+        "content-encoding",
         "content-length",
         "content-type",
-        "content-encoding",
-        "accept-encoding",
-        "transfer-encoding",
-        "connection",
+        "host",
         "idempotency-key",
         "sendoff-schema",
-    ]
+        "transfer-encoding",
+    }
 )
 
 
