@@ -508,3 +508,17 @@ async def test_the_books_balance_at_every_moment_not_only_between_steps(open_spo
     finally:
         busy = False
         await asyncio.gather(*lives)
+
+
+async def test_dead_letters_never_fill_the_spool(open_spool: OpenSpool, caplog: pytest.LogCaptureFixture) -> None:
+    spool = open_spool("main", limit_bytes=16_000_000)
+    for _ in range(4):
+        events = [EventIn(os.urandom(20_000).hex().encode(), "e", "shop") for _ in range(64)]
+        await spool.put(events, [])
+        while batches := await spool.lease("main", LATER):
+            refused = [[RefusedLine(line, str(line), "") for line in range(1, batch.lines + 1)] for batch in batches]
+            await spool.settle("main", [Delivered(*pair) for pair in zip(batches, refused, strict=True)])
+    assert (await spool.stats())["used_bytes"] < 8_000_000
+    (book,) = (await spool.books()).events
+    assert (book.received, book.dead) == (256, 256)
+    assert "the oldest" in caplog.text

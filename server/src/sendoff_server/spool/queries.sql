@@ -145,7 +145,16 @@ SELECT key, state FROM gauge;
 -- name: add_dead
 -- Keep a dead letter.
 INSERT INTO dead (output, batch, kind, at, status, code, excerpt, lines, n, checksum, blob)
-VALUES (:output, :batch, :kind, :at, :status, :code, :excerpt, :lines, :n, :checksum, :blob);
+VALUES (:output, :batch, :kind, :at, :status, :code, :excerpt, :lines, :n, :checksum, :blob) RETURNING dead;
+
+-- name: dead_size
+-- Bytes that dead letters take.
+SELECT coalesce(sum(length(blob)), 0) FROM dead;
+
+-- name: prune_dead
+-- The oldest quarter of the dead letters goes.
+DELETE FROM dead WHERE dead IN (SELECT dead FROM dead ORDER BY dead LIMIT (SELECT (count(*) + 3) / 4 FROM dead))
+RETURNING dead;
 
 -- name: dead_letters
 -- The newest dead letters, without their blobs.

@@ -1,5 +1,6 @@
 """What an answer changes: taken, dead, or split in halves. Counted in the transaction that moves the rows."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -13,7 +14,13 @@ from sendoff_server.spool.sql import ask
 from sendoff_server.spool.writer import Transaction
 from sendoff_server.wire.batch import encode_batch
 
+log = logging.getLogger(__name__)
+
 EXCERPT_BYTES = 2_048
+DEAD_SHARE = 0.25
+"""How much of the spool dead letters may take."""
+PRUNE_EVERY = 64
+"""Dead letters between two looks at their size."""
 
 
 def settle(transaction: Transaction, output: str, settlements: Sequence[Settlement], now_ms: int) -> None:
@@ -111,7 +118,16 @@ def _bury(
         "checksum": checksum(blob),
         "blob": blob,
     }
-    ask(transaction.connection, "add_dead", values)
+    number = int(ask(transaction.connection, "add_dead", values)[0][0])
+    if number % PRUNE_EVERY == 0:
+        _prune(transaction)
+
+
+def _prune(transaction: Transaction) -> None:
+    """Dead letters must not fill the spool: beyond their share the oldest quarter goes. They stay counted as dead."""
+    if ask(transaction.connection, "dead_size")[0][0] > transaction.limit * DEAD_SHARE:
+        gone = ask(transaction.connection, "prune_dead")
+        log.error("dead letters had filled their share of the spool: the oldest %d were deleted", len(gone))
 
 
 def _split(

@@ -128,12 +128,14 @@ class Spool:
         try:
             connection, quarantined = open_database(path, now_ms)
             try:
+                _sync_folders(path)
                 _begin_run(connection, now_ms, quarantined)
                 reconcile(connection, outputs)
                 spool = cls(path, connection, lock, outputs, merge, host, limit_bytes, clock)
-            except apsw.Error as error:
+            except (apsw.Error, OSError) as error:
                 connection.close()
-                raise SpoolFailed(plain(error)) from error
+                words = plain(error) if isinstance(error, apsw.Error) else str(error)
+                raise SpoolFailed(words) from error
         except BaseException:
             lock.release()
             raise
@@ -281,6 +283,16 @@ class Spool:
 
     async def _lose_items(self, items: Sequence[int]) -> None:
         await self._writer.submit(lambda transaction: _lose(transaction, items, self._path / "quarantine"), frees=True)
+
+
+def _sync_folders(path: Path) -> None:
+    """The names of new files are on the disk only when their folder is."""
+    for folder in (path, path.parent):
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def _size(batches: Sequence[Sealed]) -> int:

@@ -39,6 +39,8 @@ class Transaction:
 
     connection: apsw.Connection
     full: bool
+    limit: int
+    """Bytes that the spool may take."""
     tally: Tally = field(default_factory=Tally)
 
 
@@ -168,7 +170,7 @@ class Writer(threading.Thread):
         self._roll_back()
         try:
             connection.execute("BEGIN IMMEDIATE")
-            transaction = Transaction(connection, self.used_bytes() >= self._limit)
+            transaction = Transaction(connection, self.used_bytes() >= self._limit, self._limit)
             transaction.tally.add(owed)
             puts = self._admit(transaction, jobs, answers)
             if puts:
