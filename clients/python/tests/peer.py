@@ -135,7 +135,8 @@ class Peer:
         upto = self._upto.get(client, 0)
         refused = [{"seq": seq, "reason": reason} for seq, reason in self.refusals.items() if seq <= upto]
         answer = json.dumps({"ack": upto, "refused": refused}).encode()
-        connection.sendall(len(answer).to_bytes(4, "little") + answer)
+        with suppress(OSError):  # who is gone cannot hear it, but what they wrote must still be read
+            connection.sendall(len(answer).to_bytes(4, "little") + answer)
 
     def of(self, *kinds: str) -> list[Got]:
         return [got for got in list(self.got) if got.kind in kinds]

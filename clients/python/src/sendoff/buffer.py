@@ -24,22 +24,28 @@ OVERHEAD = 200
 class Held:
     """Durable frames, numbered from 1: first those written and not acknowledged (`sent`), then those still to write."""
 
-    __slots__ = ("bytes", "next_seq", "sent", "to_write", "tries", "tries_of", "written_upto")
+    __slots__ = ("_next", "bytes", "sent", "to_write", "tries", "tries_of", "written_upto")
 
     def __init__(self) -> None:
         self.sent: deque[tuple[int, bytes]] = deque()
         self.to_write: deque[tuple[int, bytes]] = deque()
         self.bytes = 0
-        self.next_seq = 1
         self.written_upto = 0
         self.tries = 0
         self.tries_of = 0
+        self._next = 1
+
+    @property
+    def next_seq(self) -> int:
+        """The number of the next frame: beyond every frame there is, also one that `add` was interrupted after."""
+        last = self.to_write[-1][0] if self.to_write else self.sent[-1][0] if self.sent else self.written_upto
+        self._next = max(self._next, last + 1)
+        return self._next
 
     def add(self, frame: bytes) -> None:
         """Keep the frame that was made for `next_seq`."""
-        self.to_write.append((self.next_seq, frame))
-        self.next_seq += 1
         self.bytes += len(frame) + OVERHEAD
+        self.to_write.append((self.next_seq, frame))
 
     @property
     def lowest(self) -> int:
@@ -78,10 +84,12 @@ class Held:
             self.tries = self.tries + 1 if self.tries_of == seq else 1
             self.tries_of = seq
 
-    def wrote(self) -> None:
-        """The first frame of `to_write` is wholly written."""
-        self.sent.append(self.to_write[0])
-        self.to_write.popleft()
+    def wrote(self, seq: int) -> None:
+        """Frame `seq`, the first of `to_write`, is wholly written. Saying so twice does no harm."""
+        if self.to_write and self.to_write[0][0] == seq:
+            if not self.sent or self.sent[-1][0] != seq:
+                self.sent.append(self.to_write[0])
+            self.to_write.popleft()
 
     def settle(self, ack: Ack) -> tuple[int, dict[str, int]]:
         """Let go of what `ack` covers. Returns how many frames are safe, and how many were refused, by reason."""
@@ -107,6 +115,8 @@ class Held:
                 refused[early[held[0]]] = refused.get(early[held[0]], 0) + 1
         if self.lowest != lowest:
             self.tries = 0
+        if not self.sent and not self.to_write:
+            self.bytes = 0
         return safe, refused
 
     def __repr__(self) -> str:
@@ -135,17 +145,20 @@ class Waiting:
         self.points = 0
 
     def add(self, parcel: Parcel) -> None:
-        """Keep `parcel` until it is written."""
-        self.parcels.append(parcel)
-        self.bytes += len(parcel.payload) + OVERHEAD
-        self.points += parcel.points
+        """Keep `parcel` until it is written. Saying so twice does no harm."""
+        if not self.parcels or self.parcels[-1] is not parcel:
+            self.bytes += len(parcel.payload) + OVERHEAD
+            self.points += parcel.points
+            self.parcels.append(parcel)
 
-    def done(self) -> Parcel:
-        """The oldest parcel is written (or lost): let go of it."""
-        parcel = self.parcels.popleft()
-        self.bytes -= len(parcel.payload) + OVERHEAD
-        self.points -= parcel.points
-        return parcel
+    def done(self, parcel: Parcel) -> None:
+        """`parcel`, the oldest, is written or lost: let go of it. Saying so twice does no harm."""
+        if self.parcels and self.parcels[0] is parcel:
+            self.bytes -= len(parcel.payload) + OVERHEAD
+            self.points -= parcel.points
+            self.parcels.popleft()
+        if not self.parcels:
+            self.bytes = self.points = 0
 
     def __repr__(self) -> str:
         return f"Waiting(parcels={len(self.parcels)}, points={self.points}, bytes={self.bytes})"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sendoff import frame
 from sendoff.buffer import Held, Waiting
-from sendoff.senders.stream import Absent, Gone
+from sendoff.senders.stream import Absent, Gone, Job, Torn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ class Channel:
                 self._write(wall_ms, waiting, at_most)
                 return
             except Gone as gone:
+                if isinstance(gone, Torn):
+                    self.held.tries = 0  # the frame is not to blame
                 self.lost(now, str(gone))
 
     def receive(self, now: float) -> None:
@@ -123,13 +125,8 @@ class Channel:
         self.worked = False
         self.connects += 1
         self.absent = False
+        stream.job = Job(frame.hello(self.client, self._who, self._pid, self.held.lowest, self.dropped()))
         self.stream = stream
-        greeting = frame.hello(self.client, self._who, self._pid, self.held.lowest, self.dropped())
-        try:
-            stream.begin("hello", frame.unit(greeting))
-        except Gone as gone:
-            self.lost(now, str(gone))
-            return False
         return True
 
     def _write(self, wall_ms: int, waiting: Waiting, at_most: int) -> None:
@@ -139,52 +136,45 @@ class Channel:
             if stream.job is not None:
                 if not stream.go_on():
                     return
-                self._book(waiting)
+                self._book(stream.job, waiting)
+                stream.job = None
             if held.to_write:
                 seq, durable = held.to_write[0]
                 held.writing(seq)
-                stream.begin("durable", frame.unit(durable))
+                stream.job = Job(durable, seq=seq)
             elif waiting.parcels:
                 parcel = waiting.parcels[0]
                 t = parcel.made if wall_ms - parcel.made > HELD_BACK_MS else None
-                stream.begin(
-                    "metrics",
-                    frame.unit(frame.metrics(self.client, self.n, parcel.payload, t=t, dropped=self.dropped())),
-                )
+                metrics = frame.metrics(self.client, self.n, parcel.payload, t=t, dropped=self.dropped())
+                stream.job = Job(metrics, parcel=parcel, n=self.n + parcel.points)
             else:
                 return
 
-    def _book(self, waiting: Waiting) -> None:
-        """The stream's job is done: count it."""
-        assert self.stream is not None
-        assert self.stream.job is not None
-        what = self.stream.job.what
-        if what == "durable":
-            self.held.wrote()
-        elif what == "metrics":
-            self.n += waiting.done().points
-        self.stream.job = None
+    def _book(self, job: Job, waiting: Waiting) -> None:
+        """A job is done: count it. Interrupted and done again, it must come to the same."""
+        if job.seq:
+            self.held.wrote(job.seq)
+        elif job.parcel is not None:
+            self.n = job.n
+            waiting.done(job.parcel)
 
     def report(self) -> bool:
         """With nothing else to write: an empty metrics frame whose header says what was dropped. Raises `Gone`."""
-        if self.stream is None or self.stream.job is not None or self.reported == self._tally.version:
+        if self.stream is None or self.busy or self.reported == self._tally.version:
             return False
-        done = self.stream.begin(
-            "report", frame.unit(frame.metrics(self.client, self.n, b"", t=None, dropped=self.dropped()))
-        )
-        if done:
-            self.stream.job = None
+        self._say(frame.metrics(self.client, self.n, b"", t=None, dropped=self.dropped()))
         return True
 
-    def say_bye(self) -> bool:
+    def say_bye(self) -> None:
         """Begin the last frame. Raises `Gone`."""
-        if self.stream is None or self.stream.job is not None:
-            return False
-        last = frame.bye(self.client, self.held.written_upto, self.n, self.dropped())
-        done = self.stream.begin("bye", frame.unit(last))
-        if done:
+        if self.stream is not None and not self.busy:
+            self._say(frame.bye(self.client, self.held.written_upto, self.n, self.dropped()))
+
+    def _say(self, words: bytes) -> None:
+        assert self.stream is not None
+        self.stream.job = Job(words)
+        if self.stream.go_on():
             self.stream.job = None
-        return done
 
     def lost(self, now: float, why: str) -> None:
         """The connection is of no use any more. One that worked is replaced at once, others after a wait that grows."""

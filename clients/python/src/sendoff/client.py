@@ -41,7 +41,7 @@ class Client:
 
     def _start(self) -> None:
         self._random = random.Random(int.from_bytes(os.urandom(8), "big"))  # noqa: S311 - for sampling and jitter
-        self.outbox = Outbox(self._route, self.settings.buffer, self._random.random)
+        self.outbox = Outbox(self._route, self.settings.buffer, self._random.random, self.settings.linger)
         self.point = self.outbox.point
 
     def _route(self, tally: Tally) -> Route:

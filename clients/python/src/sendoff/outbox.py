@@ -16,7 +16,7 @@ from sendoff import guard, worker
 from sendoff.buffer import OVERHEAD, Parcel, Waiting
 from sendoff.lock import TryLock
 from sendoff.metrics import VALUE_LIMIT, Series, member, number
-from sendoff.points import EAGER, LIMIT, Points
+from sendoff.points import EAGER, LIMIT, PORTION, Points
 from sendoff.tally import INTERNAL, Tally
 
 TYPE_CHECKING = False
@@ -54,7 +54,9 @@ class Durable:
 class Outbox:
     """One process's way out. After a fork the child makes a new one."""
 
-    def __init__(self, make_route: Callable[[Tally], Route], limit: int, rng: Callable[[], float]) -> None:
+    def __init__(
+        self, make_route: Callable[[Tally], Route], limit: int, rng: Callable[[], float], linger: float
+    ) -> None:
         self.pid = os.getpid()
         self.tally = Tally()
         self.lock = TryLock()
@@ -66,6 +68,7 @@ class Outbox:
         self.waker = worker.Waker()
         self.ended = False
         self._rng = rng
+        self.linger = linger
         self._limit = limit
         self._closing = False
         self._pending_bytes = 0
@@ -77,6 +80,8 @@ class Outbox:
         self._thread = False
         self._thread_after = 0.0
         self._packed_at = 0.0
+        self._fresh: deque[Parcel] = deque()
+        self._turned: tuple[float | None, int, bool] = (None, -1, False)
         self._last_stats: dict[str, object] = {}
 
     # From here on: on the callers' threads.
@@ -141,18 +146,8 @@ class Outbox:
 
     def _enter(self, pack: bool) -> None:
         """Work if nobody does; see the head of this file for why nothing is left behind."""
-        while True:
-            key = self.lock.take()
-            if key is None:
-                return
-            try:
-                self._work(CALLER_FRAMES, pack)
-                if self.channel.held.bytes > self._limit // 2:
-                    self.channel.receive(time.monotonic())  # where the thread does not run, somebody must
-            finally:
-                self.lock.give_back(key)
-            if not self.pending:
-                return
+        while self.lock.run(self._serve_caller, pack) and self.pending:
+            pass
 
     def _notify(self) -> None:
         """Wake the thread if what it should watch has changed since it fell asleep."""
@@ -180,40 +175,52 @@ class Outbox:
 
     # From here on: for the holder of the lock.
 
-    def _work(self, at_most: int, pack: bool) -> None:
+    def _serve_caller(self, pack: bool) -> None:
+        self._work(CALLER_FRAMES, PORTION if pack else 0)
+        if self.channel.held.bytes > self._limit // 2:
+            self.channel.receive(time.monotonic())  # where the thread does not run, somebody must
+
+    def _work(self, at_most: int, pack: int) -> None:
         now, wall_ms = time.monotonic(), time.time_ns() // 1_000_000
         self._take_pending()
+        self._keep_fresh()
         if pack:
-            self._pack(now, wall_ms)
+            self._pack(now, wall_ms, pack)
         self.route.send(now, wall_ms, self.waiting, at_most)
 
     def _take_pending(self) -> None:
         while self.pending:
-            durable = self.pending.popleft()
+            durable = self.pending[
+                0
+            ]  # taken out last: an interruption leaves it twice, under one id, rather than not at all
             size = len(durable.payload) + OVERHEAD
             if self.channel.held.bytes + self.waiting.bytes + size > self._limit:
                 durable.dropped = True
                 self.tally.many("event.buffer_full", 1)
             else:
                 self.channel.add(durable.kind, durable.event_id, durable.t, durable.payload)
+            self.pending.popleft()
         self._pending_bytes = 0
 
-    def _pack(self, now: float, wall_ms: int) -> None:
+    def _pack(self, now: float, wall_ms: int, at_most: int) -> None:
         self._packed_at = now
-        payloads, dropped = self.points.pack(self.route.room())
-        self.points.taken.clear()
+        payloads, dropped = self.points.pack(self.route.room(), at_most)
+        fresh = deque([Parcel(payload, points, wall_ms) for payload, points in payloads])
+        self._fresh, self.points.taken = fresh, []  # no call between the two, so no interruption either
         if dropped:
             self.tally.many("metric.too_long", dropped)
-        for payload, points in payloads:
-            held = self.channel.held.bytes
-            full = (
-                self.waiting.bytes > self._limit // 4
-                or held + self.waiting.bytes + len(payload) + OVERHEAD > self._limit
-            )
-            if full:
-                self.tally.many("metric.buffer_full", points)
+        self._keep_fresh()
+
+    def _keep_fresh(self) -> None:
+        """Move what was packed to what waits, as far as there is room."""
+        while self._fresh:
+            parcel = self._fresh[0]
+            used = self.channel.held.bytes + self.waiting.bytes
+            if self.waiting.bytes > self._limit // 4 or used + len(parcel.payload) + OVERHEAD > self._limit:
+                self.tally.many("metric.buffer_full", parcel.points)
             else:
-                self.waiting.add(Parcel(payload, points, wall_ms))
+                self.waiting.add(parcel)
+            self._fresh.popleft()
 
     # From here on: on the client's own thread.
 
@@ -222,27 +229,25 @@ class Outbox:
         for writing too.
         """
         self.route.prepare()  # may look up a name, and so must not be done under the lock
-        key = self.lock.take()
-        if key is None:
+        if not self.lock.run(self._turn):
             return 0.002, -1, False
-        try:
-            now = time.monotonic()
-            self.channel.receive(now)
-            connected = self.route.connected
-            due = connected or now - self._packed_at >= APART_TICK or len(self.points.queue) >= EAGER
-            self._work(THREAD_FRAMES, pack=due)
-            self.route.report(now)
-            timeout = self._next(now)
-            stream = self.channel.stream
-            watch = (-1, False) if stream is None else (stream.fileno, stream.job is not None)
-            self._watched = watch
-            self._asleep = timeout is None or timeout > TICK
-        finally:
-            self.lock.give_back(key)
+        timeout, fileno, want_write = self._turned
         if self.pending or (self._asleep and self.points.queue):
             self._asleep = False
-            timeout = TICK if not self.pending else 0.0
-        return (timeout, *watch)
+            timeout = 0.0 if self.pending else TICK
+        return timeout, fileno, want_write
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        self.channel.receive(now)
+        due = self.route.connected or now - self._packed_at >= APART_TICK or len(self.points.queue) >= EAGER
+        self._work(THREAD_FRAMES, LIMIT if due else 0)
+        self.route.report(now)
+        timeout = self._next(now)
+        stream = self.channel.stream
+        self._watched = (-1, False) if stream is None else (stream.fileno, stream.job is not None)
+        self._asleep = timeout is None or timeout > TICK
+        self._turned = (timeout, *self._watched)
 
     def _next(self, now: float) -> float | None:
         """Seconds until something is due; None: only when somebody calls, or the agent answers."""
@@ -250,8 +255,8 @@ class Outbox:
         if self.points.queue or self.points.taken:
             waits.append(TICK)
         if self.waiting.parcels or self.channel.held.to_write:
-            stream = self.channel.stream
-            waits.append(max(self.channel.retry_at - now, 0.001) if stream is None else TICK)
+            soon = max(self.channel.retry_at - now, 0.001) if self.channel.stream is None else 0.001
+            waits.append(TICK if self.channel.busy else soon)
         if self.channel.reported != self.tally.version and self.route.connected:
             waits.append(TICK)
         return min(waits) if waits else None
@@ -265,6 +270,7 @@ class Outbox:
             self.pending
             or points.queue
             or points.taken
+            or self._fresh
             or self.waiting.parcels
             or self.channel.held.unfinished
             or self.channel.busy
@@ -278,22 +284,20 @@ class Outbox:
         deadline = time.monotonic() + timeout
         pause = 0.0005
         while True:
-            key = self.lock.take()
-            if key is not None:
-                try:
-                    self._work(THREAD_FRAMES, pack=True)
-                    self.channel.receive(time.monotonic())
-                    if self.settled():
-                        return True
-                    if not patient and self._hopeless():
-                        return False
-                finally:
-                    self.lock.give_back(key)
+            inside = self.lock.run(self._flush_once)
+            if inside and self.settled():
+                return True
+            if inside and not patient and self._hopeless():
+                return False
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
             time.sleep(min(pause, left))
             pause = min(pause * 2, 0.02)
+
+    def _flush_once(self) -> None:
+        self._work(THREAD_FRAMES, LIMIT)
+        self.channel.receive(time.monotonic())
 
     def _hopeless(self) -> bool:
         return self.channel.absent or not (self.route.connected or self.channel.held.unfinished or self.pending)
@@ -306,15 +310,9 @@ class Outbox:
         self.flush(timeout, patient=False)
         self._closing = True
         for _ in range(50):
-            key = self.lock.take()
-            if key is not None:
+            if self.lock.run(self._end, max(0.0, timeout - (time.monotonic() - began))):
                 break
             time.sleep(0.002)
-        if key is not None:
-            try:
-                self._end(max(0.0, timeout - (time.monotonic() - began)))
-            finally:
-                self.lock.give_back(key)
         self.ended = True
         if self._thread:
             self.waker.wake()
@@ -322,7 +320,7 @@ class Outbox:
             self.waker.close()
 
     def _end(self, left: float) -> None:
-        self._work(THREAD_FRAMES, pack=True)
+        self._work(THREAD_FRAMES, LIMIT)
         self.tally.many(
             "event.closed", len([1 for seq, _ in self.channel.held.to_write if seq > self.channel.held.written_upto])
         )
@@ -338,32 +336,29 @@ class Outbox:
     def stats(self) -> dict[str, object]:
         """What happened so far; see `sendoff.stats`. Up to 20 ms old if the lock cannot be had."""
         for _ in range(20):
-            key = self.lock.take()
-            if key is None:
-                time.sleep(0.001)
-                continue
-            try:
-                channel = self.channel
-                self._last_stats = {
-                    "client": channel.client,
-                    "connected": channel.stream is not None,
-                    "events": channel.held.next_seq - 1,
-                    "acked": channel.acked,
-                    "held": channel.held.unfinished,
-                    "held_bytes": channel.held.bytes,
-                    "resent": channel.resent,
-                    "refused": dict(channel.refused),
-                    "points": self.route.points_sent,
-                    "points_waiting": len(self.points.queue) + self.waiting.points,
-                    "dropped": self.tally.totals(),
-                    "connects": channel.connects,
-                    "internal_error": self.tally.read(INTERNAL),
-                    "trouble": channel.trouble,
-                }
-            finally:
-                self.lock.give_back(key)
-            break
-        return self._last_stats
+            if self.lock.run(self._take_stock):
+                break
+            time.sleep(0.001)
+        return dict(self._last_stats)
+
+    def _take_stock(self) -> None:
+        channel = self.channel
+        self._last_stats = {
+            "client": channel.client,
+            "connected": channel.stream is not None,
+            "events": channel.held.next_seq - 1,
+            "acked": channel.acked,
+            "held": channel.held.unfinished,
+            "held_bytes": channel.held.bytes,
+            "resent": channel.resent,
+            "refused": dict(channel.refused),
+            "points": self.route.points_sent,
+            "points_waiting": len(self.points.queue) + self.waiting.points,
+            "dropped": self.tally.totals(),
+            "connects": channel.connects,
+            "internal_error": self.tally.read(INTERNAL),
+            "trouble": channel.trouble,
+        }
 
     def __repr__(self) -> str:
         return f"Outbox(pid={self.pid}, channel={self.channel}, waiting={self.waiting}, points={self.points})"

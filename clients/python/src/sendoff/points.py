@@ -11,10 +11,12 @@ from collections import deque
 
 from sendoff.metrics import Series, decimal
 
-LIMIT = 16_384
-"""Points waiting to be packed."""
+LIMIT = 65_536
+"""Points waiting to be packed: some 6 MB. Enough for the pauses that the interpreter makes between busy threads."""
 EAGER = 1_024
 """Points waiting after which the thread that adds one packs them itself."""
+PORTION = 4_096
+"""Points that such a thread packs at most."""
 
 
 class Points:
@@ -29,7 +31,7 @@ class Points:
         again.
         """
 
-    def pack(self, room: int, at_most: int = LIMIT) -> tuple[list[tuple[bytes, int]], int]:
+    def pack(self, room: int, at_most: int) -> tuple[list[tuple[bytes, int]], int]:
         """Take up to `at_most` points out and pack them into payloads of at most `room` bytes.
 
         Returns the payloads, each with its number of points, and how many points were dropped because one alone did
@@ -39,7 +41,10 @@ class Points:
         taken, queue = self.taken, self.queue
         try:
             while len(taken) < at_most:
-                taken.append(queue.popleft())
+                point = queue[0]  # only the holder of the lock takes out, so it is still the first below
+                if not taken or taken[-1] is not point:  # else it was taken already, when this was interrupted
+                    taken.append(point)
+                queue.popleft()
         except IndexError:
             pass  # all taken
         grouped: dict[Series, list[int | float | str]] = {}

@@ -189,7 +189,8 @@ class UdpRoute:
                 try:
                     self._datagrams = udp.Datagrams(host, self._address.port, family, self._new_client())
                 except OSError:
-                    self._tally.many("metric.send_failed", waiting.done().points)
+                    self._tally.many("metric.send_failed", waiting.parcels[0].points)
+                    waiting.done(waiting.parcels[0])
                     continue
             parcel = waiting.parcels[0]
             fate = self._send_one(parcel.payload, parcel.made if wall_ms - parcel.made > HELD_BACK_MS else None)
@@ -200,7 +201,7 @@ class UdpRoute:
             else:
                 reason = "metric.agent_absent" if fate == udp.REFUSED else "metric.send_failed"
                 self._tally.many(reason, parcel.points)
-            waiting.done()
+            waiting.done(parcel)
 
     def _send_one(self, payload: bytes, t: int | None) -> str:
         assert self._datagrams is not None

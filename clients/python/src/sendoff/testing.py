@@ -67,7 +67,7 @@ class Recorder(Client):
         self._taken: list[Point] = []
         self._events: list[dict[str, Any]] = []
         self._chance = 0.0  # below every rate: nothing is sampled away
-        self.outbox = _Kept(self._route, self.settings.buffer, lambda: self._chance)
+        self.outbox = _Kept(self._route, self.settings.buffer, lambda: self._chance, 0.0)
         self.point = self._point
 
     def _point(self, series: Series | None, value: object) -> None:

@@ -72,8 +72,22 @@ class Waker:
 
 def start(outbox: Outbox) -> None:
     """Start the thread for `outbox`. Raises `RuntimeError` where no thread can be started."""
+    _close_with_multiprocessing(outbox)
     start_new_thread = native("_thread", "start_new_thread")
     start_new_thread(_run, (weakref.ref(outbox), outbox.waker, native("select", "poll"), native("time", "sleep")))
+
+
+def _close_with_multiprocessing(outbox: Outbox) -> None:
+    """A forked child of `multiprocessing` ends by `os._exit`, which no `atexit` sees, but runs finalizers before."""
+    process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
+    if process is not None and util is not None and process.parent_process() is not None:
+        util.Finalize(None, _close, args=(weakref.ref(outbox),), exitpriority=-100)
+
+
+def _close(ref: weakref.ref[Outbox]) -> None:
+    outbox = ref()
+    if outbox is not None:
+        outbox.close(outbox.linger)
 
 
 def _run(ref: weakref.ref[Outbox], waker: Waker, make_poll: Any, sleep: Any) -> None:

@@ -10,9 +10,11 @@ import _socket
 import errno
 
 from sendoff import frame
+from sendoff.frame import unit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from sendoff.buffer import Parcel
     from sendoff.frame import Ack
 
 _NO_SIGNAL = getattr(_socket, "MSG_NOSIGNAL", 0)
@@ -25,18 +27,28 @@ class Gone(Exception):
     """The connection has ended, or is of no use."""
 
 
+class Torn(Gone):
+    """It is unknown how much of a unit went out, through no fault of the peer's."""
+
+
 class Absent(Gone):
     """There is no agent's socket to connect to."""
 
 
 class Job:
-    """A unit being written: what it is for, and what is left of it (None: nothing)."""
+    """A unit being written: what is left of it (None: nothing), and what is to be booked when it is done.
 
-    __slots__ = ("rest", "what")
+    `seq` of a durable frame, `parcel` of a metrics frame with `n`, the points that will have been sent then; neither
+    for any other.
+    """
 
-    def __init__(self, what: str, unit: bytes) -> None:
-        self.what = what
-        self.rest: memoryview | None = memoryview(unit)
+    __slots__ = ("n", "parcel", "rest", "seq")
+
+    def __init__(self, frame: bytes, *, seq: int = 0, parcel: Parcel | None = None, n: int = 0) -> None:
+        self.rest: memoryview | None = memoryview(unit(frame))
+        self.seq = seq
+        self.parcel = parcel
+        self.n = n
 
 
 class Stream:
@@ -49,22 +61,17 @@ class Stream:
         self._decoder = frame.AckDecoder()
         self._sending = False
         self.job: Job | None = None
-        """The unit being written. Whoever began it takes it away when it is done and booked."""
+        """The unit being written. Whoever set it takes it away when it is done and booked."""
 
     @property
     def fileno(self) -> int:
         """The descriptor, -1 when closed."""
         return self._socket.fileno()
 
-    def begin(self, what: str, unit: bytes) -> bool:
-        """Start writing a unit; only when there is no job. True if it is wholly written. Raises `Gone`."""
-        self.job = Job(what, unit)
-        return self.go_on()
-
     def go_on(self) -> bool:
         """Write what is left of the job. True if nothing is. Raises `Gone`."""
         if self._sending:
-            raise Gone("torn by an exception from a signal handler")
+            raise Torn("torn by an exception from a signal handler")
         job = self.job
         while job is not None and job.rest is not None:
             self._sending = True
@@ -113,7 +120,7 @@ class Stream:
             return  # closed all the same
 
     def __repr__(self) -> str:
-        return f"Stream(fileno={self.fileno}, job={self.job.what if self.job else None})"
+        return f"Stream(fileno={self.fileno}, busy={self.job is not None})"
 
 
 def open_tcp(host: str, port: int, family: int) -> Stream:
