@@ -365,6 +365,7 @@ async def test_a_spool_that_fails_to_settle_is_told_again_before_anything_is_sen
     await settled(one, clock)
     assert len(destination.requests) == 1
     assert await numbers(spool) == (1, 0, 0)
+    assert one._owed == [], "what was settled is not settled again"
 
 
 async def test_an_unexpected_exception_is_counted_and_the_worker_goes_on(
