@@ -72,7 +72,7 @@ def listen_unix(path: Path, kind: socket.SocketKind, mode: int, setting: str) ->
     """A bound Unix socket, non-blocking; a stream listens. Raises InputError."""
     if len(os.fsencode(path)) > MAX_PATH:
         raise InputError(
-            f"{setting}: {path} is longer than the {MAX_PATH} bytes that a socket's path may have; shorten it"
+            f"{setting}: {path} is longer than the {MAX_PATH} bytes that it may have; choose a shorter path"
         )
     _clear_place(path, kind, setting)
     made = socket.socket(socket.AF_UNIX, kind)

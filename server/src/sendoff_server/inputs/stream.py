@@ -96,7 +96,7 @@ class _Connection:
         before = self.decoder.pending
         items = self.decoder.feed(data)
         pending = self.decoder.pending
-        if not pending:
+        if not self.decoder.in_unit:
             self.unit_since = None
         elif items or self.unit_since is None:
             self.unit_since = self.last_read

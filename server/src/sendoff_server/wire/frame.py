@@ -215,6 +215,11 @@ class StreamDecoder:
     def pending(self) -> int:
         return len(self._buffer)
 
+    @property
+    def in_unit(self) -> bool:
+        """A unit was begun and is not complete; a plain line may take as long as somebody types it."""
+        return self._plain is False and bool(self._buffer)
+
     def feed(self, data: bytes) -> list[Item]:
         if self.dead or not data:
             return []
