@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import apsw
@@ -522,3 +524,23 @@ async def test_dead_letters_never_fill_the_spool(open_spool: OpenSpool, caplog: 
     (book,) = (await spool.books()).events
     assert (book.received, book.dead) == (256, 256)
     assert "the oldest" in caplog.text
+
+
+async def test_a_long_merge_holds_up_neither_commits_nor_the_books(open_spool: OpenSpool) -> None:
+    merging, release = threading.Event(), threading.Event()
+
+    def slow(snapshots: Iterable[Iterable[bytes]], length_ms: int) -> list[bytes]:
+        merging.set()
+        assert release.wait(20)
+        return [line for snapshot in snapshots for line in snapshot]
+
+    spool = open_spool("main", "copy", merge=slow)
+    await spool.journal(rotation(spool, 1))
+    lease = asyncio.create_task(spool.lease("main", LATER))
+    try:
+        assert await asyncio.to_thread(merging.wait, 20)
+        await asyncio.wait_for(spool.put([event(1)], []), 10)
+        assert (await asyncio.wait_for(spool.books(), 10)).balance() == []
+    finally:
+        release.set()
+    assert [batch.n for batch in await lease] == [3]
