@@ -97,13 +97,16 @@ class Web:
         assert self._runner is not None
         assert self._runner.server is not None
         protocol: RequestHandler = self._runner.server()
-        while len(self._open) >= MAX_OPEN:  # too many that say nothing: the oldest goes
-            self._too_slow(next(iter(self._open)))
-        self._open[protocol] = asyncio.get_running_loop().call_later(HEAD_DEADLINE, self._too_slow, protocol)
+        loop = asyncio.get_running_loop()
+        if len(self._open) >= MAX_OPEN:  # too many that say nothing: the oldest goes
+            oldest = next(iter(self._open))
+            self._open.pop(oldest).cancel()
+            loop.call_later(0.01, oldest.force_close)  # not at once: it may not have its transport yet
+        self._open[protocol] = loop.call_later(HEAD_DEADLINE, self._too_slow, protocol)
         return protocol
 
     def _too_slow(self, protocol: RequestHandler) -> None:
-        self._open.pop(protocol).cancel()
+        del self._open[protocol]
         protocol.force_close()
 
     @property
