@@ -14,7 +14,6 @@ from __future__ import annotations
 from sendoff import current as _current
 from sendoff.context import context, set_request, set_user, tag
 from sendoff.metrics import Counter, Distribution, Gauge, Timer, Timing, Unique
-from sendoff.metrics import series as _series
 from sendoff.version import __version__
 
 TYPE_CHECKING = False
@@ -89,35 +88,35 @@ def increment(name: str, value: float = 1, /, *, rate: float = 1, **tags: object
     """
     client = _current.client
     if client is not None:
-        client.point(_series(name, "c", rate, tags), value)
+        client.named(name, "c", value, rate, tags)
 
 
 def gauge(name: str, value: float, /, **tags: object) -> None:
     """Say that a level is `value` now."""
     client = _current.client
     if client is not None:
-        client.point(_series(name, "g", 1, tags), value)
+        client.named(name, "g", value, 1, tags)
 
 
 def distribution(name: str, value: float, /, *, rate: float = 1, **tags: object) -> None:
     """Record a value whose spread matters, in any unit."""
     client = _current.client
     if client is not None:
-        client.point(_series(name, "d", rate, tags), value)
+        client.named(name, "d", value, rate, tags)
 
 
 def timing(name: str, ms: float, /, *, rate: float = 1, **tags: object) -> None:
     """Record a duration in milliseconds."""
     client = _current.client
     if client is not None:
-        client.point(_series(name, "ms", rate, tags), ms)
+        client.named(name, "ms", ms, rate, tags)
 
 
 def unique(name: str, member: object, /, **tags: object) -> None:
     """Record that `member` (text or another builtin value, at most 512 bytes) was there; different ones are counted."""
     client = _current.client
     if client is not None:
-        client.point(_series(name, "s", 1, tags), member)
+        client.named(name, "s", member, 1, tags)
 
 
 def timer(name: str, /, *, rate: float = 1, **tags: object) -> Timer:

@@ -40,9 +40,10 @@ class Client:
         alive.add(self)
 
     def _start(self) -> None:
-        self._random = random.Random(int.from_bytes(os.urandom(8), "big"))  # noqa: S311 - for sampling and jitter
-        self.outbox = Outbox(self._route, self.settings.buffer, self._random.random, self.settings.linger)
+        self._random = random.Random(int.from_bytes(os.urandom(8), "big")).random  # noqa: S311 - for sampling and jitter
+        self.outbox = Outbox(self._route, self.settings.buffer, self._random, self.settings.linger)
         self.point = self.outbox.point
+        self.named = self.outbox.named
 
     def _route(self, tally: Tally) -> Route:
         settings = self.settings
@@ -54,8 +55,8 @@ class Client:
             "lib": f"sendoff-python/{__version__}",
         }
         if settings.address.is_udp:
-            return UdpRoute(settings.address, new_client, who, os.getpid(), tally, self._random.random)
-        return UnixRoute(settings.address, new_client(), who, os.getpid(), tally, self._random.random)
+            return UdpRoute(settings.address, new_client, who, os.getpid(), tally, self._random)
+        return UnixRoute(settings.address, new_client(), who, os.getpid(), tally, self._random)
 
     def event(self, name: str, fields: dict[str, object]) -> str | None:
         """See `sendoff.event`."""
@@ -67,6 +68,8 @@ class Client:
             return self._submit("event", payload.event(name, scope(), self.scrubber, fields))
         except TooLarge:
             tally.one("event.too_long")
+        except RecursionError:
+            tally.full_stack += 1
         except Exception as error:  # noqa: BLE001 - nothing may reach the application
             guard.keep(error, tally, debug=self.settings.debug)
             tally.one("event.invalid")
@@ -90,10 +93,12 @@ class Client:
                 return None
             before = None if again else capture.reported(error)
             return before or self._exception(error, tags or {}, fields or {}, fingerprint)
+        except RecursionError:
+            tally.full_stack += 1
         except Exception as wrong:  # noqa: BLE001 - nothing may reach the application
             guard.keep(wrong, tally, debug=self.settings.debug)
             tally.one("event.invalid")
-            return None
+        return None
 
     def _exception(
         self, error: BaseException, tags: dict[str, object], fields: dict[str, object], own: list[str] | None
@@ -119,10 +124,12 @@ class Client:
             return self._submit(
                 "exception", payload.exception(scope(), self.scrubber, chain, group, {"logger": logger}, {})
             )
+        except RecursionError:
+            tally.full_stack += 1
         except Exception as wrong:  # noqa: BLE001 - nothing may reach the application
             guard.keep(wrong, tally, debug=self.settings.debug)
             tally.one("event.invalid")
-            return None
+        return None
 
     def _submit(self, kind: str, body: bytes) -> str | None:
         if self.outbox.pid != os.getpid():  # a fork that ran no hooks
@@ -135,14 +142,18 @@ class Client:
         """See `sendoff.flush`."""
         try:
             return self.outbox.flush(timeout)
+        except RecursionError:
+            self.outbox.tally.full_stack += 1
         except Exception as error:  # noqa: BLE001 - nothing may reach the application
             guard.keep(error, self.outbox.tally, debug=self.settings.debug)
-            return False
+        return False
 
     def close(self, timeout: float | None) -> None:
         """See `sendoff.close`."""
         try:
             self.outbox.close(self.settings.linger if timeout is None else timeout)
+        except RecursionError:
+            self.outbox.tally.full_stack += 1
         except Exception as error:  # noqa: BLE001 - nothing may reach the application
             guard.keep(error, self.outbox.tally, debug=self.settings.debug)
 

@@ -15,7 +15,7 @@ from collections import deque
 from sendoff import guard, worker
 from sendoff.buffer import OVERHEAD, Parcel, Waiting
 from sendoff.lock import TryLock
-from sendoff.metrics import VALUE_LIMIT, Series, member, number
+from sendoff.metrics import VALUE_LIMIT, Series, member, number, series
 from sendoff.points import EAGER, LIMIT, PORTION, Points
 from sendoff.tally import INTERNAL, Tally
 
@@ -86,36 +86,47 @@ class Outbox:
 
     # From here on: on the callers' threads.
 
-    def point(self, series: Series | None, value: object) -> None:
+    def point(self, line: Series | None, value: object) -> None:
         """Count one point; no lock, and no system call unless the thread must be woken."""
         if self._closing:
             self.tally.one("metric.closed")
             return
-        if series is None:
+        if line is None:
             self.tally.one("metric.invalid")
             return
         try:
             kind = type(value)
-            if not ((kind is int or kind is float) and -1e15 < value < 1e15 and series.kind != "s"):  # type: ignore[operator]
-                value = self._checked(series, value)
+            if not ((kind is int or kind is float) and -1e15 < value < 1e15 and line.kind != "s"):  # type: ignore[operator]
+                value = self._checked(line, value)
                 if value is None:
                     return
-            if series.rate < 1 and self._rng() >= series.rate:
+            if line.rate < 1 and self._rng() >= line.rate:
                 return
             queue = self.points.queue
             if len(queue) >= LIMIT:
                 self.tally.one("metric.buffer_full")
             else:
-                queue.append((series, value))  # type: ignore[arg-type]
+                queue.append((line, value))  # type: ignore[arg-type]
             if self._asleep:
                 self._wake()
             elif len(queue) >= EAGER:
                 self._enter(pack=True)
+        except RecursionError:
+            self.tally.full_stack += 1
         except Exception as error:  # noqa: BLE001 - nothing may reach the application
             guard.keep(error, self.tally)
 
-    def _checked(self, series: Series, value: object) -> int | float | str | None:
-        if series.kind == "s":
+    def named(self, name: str, kind: str, value: object, rate: float, tags: dict[str, object]) -> None:
+        """Count one point of a series that is not bound."""
+        try:
+            self.point(series(name, kind, rate, tags), value)
+        except RecursionError:
+            self.tally.full_stack += 1
+        except Exception as error:  # noqa: BLE001 - nothing may reach the application
+            guard.keep(error, self.tally)
+
+    def _checked(self, line: Series, value: object) -> int | float | str | None:
+        if line.kind == "s":
             text = member(value)
             if text is None:
                 self.tally.one("metric.invalid")
@@ -124,7 +135,7 @@ class Outbox:
             good = number(value)
         except Exception:  # noqa: BLE001 - whatever a foreign `__float__` raises, this is no number
             good = None
-        if good is None or (series.kind != "g" and abs(good) / series.rate > VALUE_LIMIT):
+        if good is None or (line.kind != "g" and abs(good) / line.rate > VALUE_LIMIT):
             self.tally.one("metric.invalid")
             return None
         return good
@@ -356,7 +367,7 @@ class Outbox:
             "points_waiting": len(self.points.queue) + self.waiting.points,
             "dropped": self.tally.totals(),
             "connects": channel.connects,
-            "internal_error": self.tally.read(INTERNAL),
+            "internal_error": self.tally.read(INTERNAL) + self.tally.full_stack,
             "trouble": channel.trouble,
         }
 

@@ -22,12 +22,14 @@ INTERNAL = "internal_error"
 class Tally:
     """Running totals since the client began."""
 
-    __slots__ = ("_many", "_reads", "_steps", "version")
+    __slots__ = ("_many", "_reads", "_steps", "full_stack", "version")
 
     def __init__(self) -> None:
         self._steps: dict[str, Callable[[], int]] = {reason: count().__next__ for reason in (*REASONS, INTERNAL)}
         self._reads = dict.fromkeys(self._steps, 0)
         self._many = dict.fromkeys(self._steps, 0)
+        self.full_stack = 0
+        """Calls that met the recursion limit. Added to without any call, for which there is no room then."""
         self.version = 0
         """Changes whenever something is added: cheap to compare. Not exact under races, which only delays a report."""
 

@@ -53,6 +53,13 @@ class Point:
 class _Kept(Outbox):
     """An outbox whose points and frames stay where they are."""
 
+    def point(self, line: Series | None, value: object) -> None:
+        """Count one point, and keep it."""
+        super().point(line, value)
+        queue = self.points.queue
+        while queue:
+            self.points.taken.append(queue.popleft())
+
     def _wake(self) -> None:
         """No thread."""
 
@@ -64,17 +71,11 @@ class Recorder(Client):
     """A client that keeps everything."""
 
     def _start(self) -> None:
-        self._taken: list[Point] = []
         self._events: list[dict[str, Any]] = []
-        self._chance = 0.0  # below every rate: nothing is sampled away
-        self.outbox = _Kept(self._route, self.settings.buffer, lambda: self._chance, 0.0)
-        self.point = self._point
-
-    def _point(self, series: Series | None, value: object) -> None:
-        self.outbox.point(series, value)
-        queue = self.outbox.points.queue
-        while queue:
-            self._taken.append(Point(*queue.popleft()))
+        self._random = lambda: 0.0  # below every rate: nothing is sampled away
+        self.outbox = _Kept(self._route, self.settings.buffer, self._random, 0.0)
+        self.point = self.outbox.point
+        self.named = self.outbox.named
 
     def _submit(self, kind: str, body: bytes) -> str | None:
         durable = Durable(kind, f"00000000-0000-7000-8000-{len(self._events) + 1:012x}", 0, body)
@@ -84,12 +85,12 @@ class Recorder(Client):
     @property
     def points(self) -> list[Point]:
         """All points, in order."""
-        return list(self._taken)
+        return [Point(*point) for point in self.outbox.points.taken]
 
     def find(self, name: str, /, **tags: object) -> list[Point]:
         """The points of a metric that have at least these tags."""
         wanted = {tag(key, word(value)) for key, value in tags.items()}
-        return [point for point in self._taken if point.name == name and wanted <= set(point.tags)]
+        return [point for point in self.points if point.name == name and wanted <= set(point.tags)]
 
     def total(self, name: str, /, **tags: object) -> float:
         """What a counter adds up to, over all series that have at least these tags."""
