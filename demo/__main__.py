@@ -18,7 +18,8 @@ from pathlib import Path
 
 from demo import accounts, traffic
 from demo.others import OtherClients
-from demo.parts import NotReady, Part, Stage
+from demo.parts import NotReady, Part, Stage, get_json
+from demo.tamper import WAYS, tamper
 
 PROJECT = "demo"
 
@@ -28,6 +29,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=6.0, help="length of each phase")
     parser.add_argument("--rate", type=float, default=60.0, help="requests per second")
     parser.add_argument("--seed", type=int, default=7, help="seed of the customers' behaviour")
+    parser.add_argument("--tamper", choices=list(WAYS), help="falsify the store at the end: the accounts must notice")
     parser.add_argument("--keep", action="store_true", help="keep the folder with data and logs")
     parser.add_argument("--stay", action="store_true", default=sys.stdin.isatty() and sys.stdout.isatty())
     options = parser.parse_args()
@@ -65,7 +67,12 @@ def play(stage: Stage, running: list[Part], options: argparse.Namespace) -> int:
     def customers(title: str, into: traffic.Book = book, seconds: float = options.seconds) -> None:
         say(f"{title}: {options.rate:.0f} requests a second for {seconds:.0f} s")
         phases[title] = traffic.run(
-            stage.shop_port, into, seconds=seconds, per_second=options.rate, seed=options.seed + len(phases) * 100
+            stage.shop_port,
+            into,
+            seconds=seconds,
+            per_second=options.rate,
+            seed=options.seed + len(phases) * 100,
+            progress=(lambda left: show(stage, into, left)) if sys.stdout.isatty() else None,
         )
 
     shop = stage.shop(release="1", sendoff=False)
@@ -90,8 +97,12 @@ def play(stage: Stage, running: list[Part], options: argparse.Namespace) -> int:
         others.stop()
     running[-1].stop()  # the second shop: its workers say goodbye
 
+    def falsify() -> None:
+        if options.tamper:
+            tamper(stage, options.tamper)
+
     say("Waiting until the agent has delivered everything")
-    report = accounts.settle(stage, PROJECT, book, others.sent, killed)
+    report = accounts.settle(stage, PROJECT, book, others.sent, killed, before_looking=falsify)
     print(accounts.render(report, phases, book))
     page = f"{stage.gateway_url}/{PROJECT}/"
     if options.stay and report.right:
@@ -121,6 +132,14 @@ def deploy(stage: Stage, old: Part, running: list[Part], customers: object) -> s
     shop.start(f"http://127.0.0.1:{stage.shop_port}/")
     customers("with Sendoff, after the deploy")  # type: ignore[operator]
     return str(killed[0])
+
+
+def show(stage: Stage, book: traffic.Book, left: float) -> None:
+    """One line about how it goes, written over and over while customers are busy."""
+    books = get_json(f"{stage.agent_url}/status.json")["books"]
+    held = sum(row["pending"] for row in books["events"])
+    counts = f"{len(book.orders)} orders, {len(book.exceptions)} exceptions; the agent holds {held} events"
+    print(f"\r  {left:3.0f} s left; {counts}   ", end="" if left > 0 else "\n", flush=True)
 
 
 def say(text: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import urllib.error
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -81,13 +81,16 @@ class Api:
         return Counter({str(row["by"]): round(row["sum"]) for row in answer["totals"]})
 
 
-def settle(stage: Stage, project: str, book: Book, sent: Sent, killed: str) -> Report:
+def settle(
+    stage: Stage, project: str, book: Book, sent: Sent, killed: str, before_looking: Callable[[], None]
+) -> Report:
     """Wait until the agent holds nothing back, then compare. `killed` is the worker that died by SIGKILL."""
     report = Report(faults=list(book.wrong))
     try:
         wait_until("everything delivered", lambda: _nothing_pending(stage), seconds=60)
     except NotReady as error:
         report.faults.append(str(error))
+    before_looking()
     api = Api(stage, project)
     _compare_events(report, "order events", book.orders, book.uncertain, api.order_refs())
     _compare_events(report, "exceptions", book.exceptions, book.uncertain, api.exception_refs())

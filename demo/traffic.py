@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 ARTICLES = ["kettle", "teapot", "sencha", "assam", "mug"]
@@ -44,8 +45,19 @@ class Latency:
         return self.ms[min(len(self.ms) - 1, int(q * len(self.ms)))] if self.ms else float("nan")
 
 
-def run(port: int, book: Book, *, seconds: float, per_second: float, seed: int) -> Latency:
-    """Send requests at a steady rate from four customers at once, each waiting for its answer, for `seconds`."""
+def run(
+    port: int,
+    book: Book,
+    *,
+    seconds: float,
+    per_second: float,
+    seed: int,
+    progress: Callable[[float], None] | None = None,
+) -> Latency:
+    """Send requests at a steady rate from four customers at once, each waiting for its answer, for `seconds`.
+
+    `progress` is called every half second with the seconds that are left, at the end with 0.
+    """
     latencies: list[float] = []
     customers = 4
     threads = [
@@ -56,8 +68,14 @@ def run(port: int, book: Book, *, seconds: float, per_second: float, seed: int) 
     ]
     for thread in threads:
         thread.start()
+    end = time.monotonic() + seconds
+    while progress and (left := end - time.monotonic()) > 0:
+        progress(left)
+        time.sleep(min(left, 0.5))
     for thread in threads:
         thread.join()
+    if progress:
+        progress(0)
     return Latency(sorted(latencies))
 
 

@@ -10,10 +10,10 @@ import os
 import random
 import time
 
-from flask import Flask, Response, jsonify, request
-from sendoff.integrations.wsgi import SendoffMiddleware
+from flask import Flask, Response, got_request_exception, jsonify, request
 
 import sendoff
+from sendoff.integrations.wsgi import SendoffMiddleware
 
 PRICES = {"kettle": 4900, "teapot": 3250, "sencha": 1290, "assam": 990, "mug": 1150}
 """Price in cents by article."""
@@ -35,11 +35,10 @@ def charge(cents: int, *, slow_provider: bool) -> None:
 
 def create_app() -> Flask:
     app = Flask(__name__)
-    app.config["PROPAGATE_EXCEPTIONS"] = True  # let the middleware see what a view raises; the server still answers 500
-
     if os.environ.get("SHOP_SENDOFF") != "off":
         sendoff.init(service="shop", env="demo", release=os.environ.get("SHOP_RELEASE", "1"))
         app.wsgi_app = SendoffMiddleware(app.wsgi_app)  # type: ignore[method-assign]
+        got_request_exception.connect(lambda _, exception: sendoff.capture_exception(exception), app, weak=False)
 
     @app.get("/")
     def catalogue() -> Response:
