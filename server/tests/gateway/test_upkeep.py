@@ -74,7 +74,8 @@ async def test_of_gauges_the_newest_moment_wins_and_then_the_agent(tmp_path: Pat
 
 async def test_old_events_go_but_their_ids_are_recognised_as_long_as_was_said(tmp_path: Path) -> None:
     clock = Clock(NOW)
-    old = batch("events", [event(), exception()], "old")
+    known = event()
+    old = batch("events", [known, exception()], "old")
     async with running(tmp_path, clock=clock, events=DAY / 1000) as gateway:
         _, answer = await gateway.post(old)
         assert answer["dedupe_s"] == 30 * 86_400
@@ -90,6 +91,8 @@ async def test_old_events_go_but_their_ids_are_recognised_as_long_as_was_said(tm
         await gateway.gateway._upkeep.once()
         _, answer = await gateway.post(old)
         assert answer["results"][0]["status"] == "duplicate"
+        await gateway.post(batch("events", [known], "another"))
+        assert (await gateway.get("counts"))["duplicates"] == 1
         clock.ms = NOW + 31 * DAY
         await gateway.gateway._upkeep.once()
         _, answer = await gateway.post(old)

@@ -157,6 +157,7 @@ async def _secure(request: web.Request, response: web.StreamResponse) -> None:
     for name, value in SECURITY.items():
         response.headers.setdefault(name, value)
     response.headers.setdefault("Cache-Control", "no-store")
+    response.headers["Server"] = "sendoff"  # which library answers, and its version, is nobody's business
 
 
 def _listen(address: str) -> list[socket.socket]:
