@@ -46,6 +46,15 @@ async def test_an_empty_page_says_so_and_gives_the_line_to_paste(
     assert line in text
 
 
+async def test_the_lines_to_paste_call_what_the_client_has(gateway: Running) -> None:
+    client = pytest.importorskip("sendoff")
+    for path in ("", "exceptions", "events", "metrics"):
+        _, text = await gateway.page(f"/shop/{path}")
+        called = set(re.findall(r"sendoff\.(\w+)\(", text))
+        assert "init" in called
+        assert called <= set(client.__all__), path
+
+
 async def test_every_page_shows_what_came_in(gateway: Running) -> None:
     await fill(gateway)
     expected = {
