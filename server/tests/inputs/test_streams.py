@@ -361,3 +361,34 @@ async def test_datagrams_are_read_in_bursts_that_give_others_their_turn() -> Non
     assert made.counts.datagrams == 151
     made.close()
     made.close()
+
+
+async def test_one_turn_of_a_connection_takes_a_bounded_piece(scene: Scene) -> None:
+    peer = await scene.peer()
+    scene.input.pause()
+    sent = peer.send(b"a:1|c\n" * 30_000)
+    assert sent > 2 * module.READ_BYTES
+    scene.input.resume()
+    [session] = scene.seen.sessions
+    await scene.until(lambda: len(session.text) == sent // 6 * 6)
+    sizes = [len(item.data) for item in session.items if isinstance(item, Lines)]
+    assert max(sizes) <= module.READ_BYTES + 6
+
+
+async def test_a_dead_client_is_read_to_its_end_although_every_answer_fails(scene: Scene) -> None:
+    peer = await scene.peer()
+    [session] = scene.seen.sessions
+    scene.input.pause()
+    sent = peer.send(encode_unit(b"a:1|c") * 20_000) // 9
+    assert sent * 9 > 2 * module.READ_BYTES
+    peer.close()
+    take = session.take
+
+    def answer(item: Item) -> None:
+        take(item)
+        session.link.reply(b"acknowledged")
+
+    session.take = answer  # type: ignore[method-assign]
+    scene.input.resume()
+    await scene.until(lambda: session.ends)
+    assert len([item for item in session.items if isinstance(item, Lines)]) == sent
