@@ -10,7 +10,7 @@ import pytest
 
 import sendoff
 from clients.python.tests.peer import Peer, listen
-from sendoff import current
+from sendoff import current, scope
 
 
 @pytest.fixture
@@ -32,6 +32,7 @@ def peer(socket_path: Path) -> Iterator[Peer]:
 def no_client_left() -> Iterator[None]:
     """Each test begins and ends without a client."""
     current.client = None
+    scope._scope.set(scope.EMPTY)
     yield
     if current.client is not None:
         current.client.close(0)

@@ -12,8 +12,8 @@ every call is a harmless no-op. Importing does nothing but define names.
 from __future__ import annotations
 
 from sendoff import current as _current
-from sendoff.context import context, set_request, set_user, tag
 from sendoff.metrics import Counter, Distribution, Gauge, Timer, Timing, Unique
+from sendoff.scope import context, set_request, set_user, tag
 from sendoff.version import __version__
 
 TYPE_CHECKING = False

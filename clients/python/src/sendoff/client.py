@@ -11,11 +11,11 @@ import time
 import weakref
 
 from sendoff import capture, frame, guard, payload
-from sendoff.context import scope
 from sendoff.fingerprint import custom, fingerprint
 from sendoff.outbox import Durable, Outbox
 from sendoff.render import TooLarge
 from sendoff.routes import UdpRoute, UnixRoute
+from sendoff.scope import in_force
 from sendoff.scrub import Scrubber
 from sendoff.version import __version__
 
@@ -65,7 +65,7 @@ class Client:
             if type(name) is not str or not name:
                 tally.one("event.invalid")
                 return None
-            return self._submit("event", payload.event(name, scope(), self.scrubber, fields))
+            return self._submit("event", payload.event(name, in_force(), self.scrubber, fields))
         except TooLarge:
             tally.one("event.too_long")
         except RecursionError:
@@ -105,7 +105,7 @@ class Client:
     ) -> str | None:
         chain = self._capturer.chain(error)
         group = custom([part for part in own if type(part) is str]) if own else fingerprint(chain)
-        event_id = self._submit("exception", payload.exception(scope(), self.scrubber, chain, group, tags, fields))
+        event_id = self._submit("exception", payload.exception(in_force(), self.scrubber, chain, group, tags, fields))
         if event_id is not None:
             capture.mark(error, event_id)
         return event_id
@@ -122,7 +122,7 @@ class Client:
             chain = [{"type": "log", "message": self.scrubber.text(message[: capture.MESSAGE]), "frames": [place]}]
             group = custom(["log", logger, template])
             return self._submit(
-                "exception", payload.exception(scope(), self.scrubber, chain, group, {"logger": logger}, {})
+                "exception", payload.exception(in_force(), self.scrubber, chain, group, {"logger": logger}, {})
             )
         except RecursionError:
             tally.full_stack += 1

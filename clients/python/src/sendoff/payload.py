@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from sendoff.context import Scope
+    from sendoff.scope import Scope
     from sendoff.scrub import Scrubber
 
 
@@ -89,7 +89,7 @@ def _frames(most: int) -> Callable[[dict[str, Any]], None]:
 
 
 def _first_exceptions(made: dict[str, Any]) -> None:
-    made["chain"] = made["chain"][:4]
+    del made["chain"][4:]
     for error in made["chain"]:
         error["message"] = error["message"][:500]
         error.pop("notes", None)
@@ -110,4 +110,5 @@ _STEPS: tuple[Callable[[dict[str, Any]], None], ...] = (
     _bare,
     _frames(8),
     _first_exceptions,
+    _frames(2),
 )

@@ -11,8 +11,8 @@ May not: read or replace a message, the body included: `receive` and `send` are 
 from __future__ import annotations
 
 from sendoff import current, guard
-from sendoff.context import fresh_context, set_request
 from sendoff.integrations.request import described
+from sendoff.scope import fresh_context, set_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ May:     read the environment's strings; send exceptions raised by the call, by 
 from __future__ import annotations
 
 from sendoff import current, guard
-from sendoff.context import context, fresh_context, set_request
 from sendoff.integrations.request import described
+from sendoff.scope import context, fresh_context, set_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ class SendoffMiddleware:
             report(error)
             scope.__exit__(None, None, None)
             raise
-        if type(answer) in (list, tuple):  # complete already, and nothing of the application's runs any more
+        wrapper = environ.get("wsgi.file_wrapper")
+        file = isinstance(wrapper, type) and isinstance(answer, wrapper)  # wrapped again, it would lose its sendfile
+        if file or type(answer) in (list, tuple):  # nothing of the application's runs any more
             scope.__exit__(None, None, None)
             return answer
         return _Answer(answer, scope)

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+SYSTEM = "/run/sendoff/agent.sock"
+
+
 def find(environ: Mapping[str, str], uid: int) -> str | None:
     """The first of the agent's usual sockets that exists, or None."""
     given = environ.get("SENDOFF_SOCKET")
     runtime = environ.get("XDG_RUNTIME_DIR")
-    for path in (given, f"{runtime}/sendoff/agent.sock" if runtime else None, "/run/sendoff/agent.sock"):
+    for path in (given, f"{runtime}/sendoff/agent.sock" if runtime else None, SYSTEM):
         if path and _is_socket(path):
             return path
     own = f"/tmp/sendoff-{uid}"  # noqa: S108 - anybody may create it, so its owner is checked

@@ -32,7 +32,7 @@ EMPTY = Scope(None, {}, None)
 _scope: ContextVar[Scope] = ContextVar("sendoff.scope", default=EMPTY)
 
 
-def scope() -> Scope:
+def in_force() -> Scope:
     """The scope in force."""
     return _scope.get()
 
