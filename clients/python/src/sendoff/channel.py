@@ -71,6 +71,11 @@ class Channel:
         """Whether a unit is on its way."""
         return self.stream is not None and self.stream.job is not None
 
+    @property
+    def report_due(self) -> bool:
+        """Whether there are drops that no frame has reported, and a connection to report them on."""
+        return self.stream is not None and self.reported != self._tally.version
+
     def dropped(self) -> dict[str, int]:
         """Running totals of what was dropped, as frames report them."""
         version = self._tally.version
@@ -160,7 +165,7 @@ class Channel:
 
     def report(self) -> bool:
         """With nothing else to write: an empty metrics frame whose header says what was dropped. Raises `Gone`."""
-        if self.stream is None or self.busy or self.reported == self._tally.version:
+        if self.busy or not self.report_due:
             return False
         self._say(frame.metrics(self.client, self.n, b"", t=None, dropped=self.dropped()))
         return True

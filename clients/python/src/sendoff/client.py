@@ -71,7 +71,7 @@ class Client:
         except RecursionError:
             tally.full_stack += 1
         except Exception as error:  # noqa: BLE001 - nothing may reach the application
-            guard.keep(error, tally, debug=self.settings.debug)
+            guard.keep(error, tally)
             tally.one("event.invalid")
         return None
 
@@ -96,7 +96,7 @@ class Client:
         except RecursionError:
             tally.full_stack += 1
         except Exception as wrong:  # noqa: BLE001 - nothing may reach the application
-            guard.keep(wrong, tally, debug=self.settings.debug)
+            guard.keep(wrong, tally)
             tally.one("event.invalid")
         return None
 
@@ -127,7 +127,7 @@ class Client:
         except RecursionError:
             tally.full_stack += 1
         except Exception as wrong:  # noqa: BLE001 - nothing may reach the application
-            guard.keep(wrong, tally, debug=self.settings.debug)
+            guard.keep(wrong, tally)
             tally.one("event.invalid")
         return None
 
@@ -145,7 +145,7 @@ class Client:
         except RecursionError:
             self.outbox.tally.full_stack += 1
         except Exception as error:  # noqa: BLE001 - nothing may reach the application
-            guard.keep(error, self.outbox.tally, debug=self.settings.debug)
+            guard.keep(error, self.outbox.tally)
         return False
 
     def close(self, timeout: float | None) -> None:
@@ -155,7 +155,7 @@ class Client:
         except RecursionError:
             self.outbox.tally.full_stack += 1
         except Exception as error:  # noqa: BLE001 - nothing may reach the application
-            guard.keep(error, self.outbox.tally, debug=self.settings.debug)
+            guard.keep(error, self.outbox.tally)
 
     def stats(self) -> dict[str, object]:
         """See `sendoff.stats`."""

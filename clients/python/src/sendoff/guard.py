@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from sendoff.tally import Tally
 
 
-def keep(error: Exception, tally: Tally | None, *, debug: bool = False) -> None:
+debug = False
+"""Whether errors of ours are printed; the setting of that name."""
+
+
+def keep(error: Exception, tally: Tally | None) -> None:
     """Count an error of ours; raise it on if a signal handler of the application raised it."""
     if from_signal_handler(error):
         raise error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 
-from sendoff import current
+from sendoff import current, guard
 from sendoff.client import Client, after_fork_in_child
 from sendoff.integrations import excepthooks
 from sendoff.settings import Settings
@@ -24,6 +24,7 @@ def begin(given: Mapping[str, object]) -> None:
     """Replace the client of this process. Raises `SettingError`, and then leaves everything as it was."""
     global _registered
     settings = Settings(given, os.environ)
+    guard.debug = settings.debug
     if not _registered:
         os.register_at_fork(after_in_child=after_fork_in_child)
         atexit.register(_at_exit)

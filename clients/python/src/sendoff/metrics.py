@@ -131,6 +131,8 @@ def number(value: object) -> int | float | None:
 
 def member(value: object) -> str | None:
     """A member of a set as text, or None if it is empty or longer than 512 bytes."""
+    if type(value) is str and value.isalnum() and len(value) <= 128:
+        return value  # the usual case: an id
     from sendoff.render import word
 
     text = word(value).translate(_CONTROLS).translate({ord("|"): "_"}).strip()

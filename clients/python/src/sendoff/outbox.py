@@ -268,7 +268,7 @@ class Outbox:
         if self.waiting.parcels or self.channel.held.to_write:
             soon = max(self.channel.retry_at - now, 0.001) if self.channel.stream is None else 0.001
             waits.append(TICK if self.channel.busy else soon)
-        if self.channel.reported != self.tally.version and self.route.connected:
+        if self.route.report_due:
             waits.append(TICK)
         return min(waits) if waits else None
 

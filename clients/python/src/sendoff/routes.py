@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         def connected(self) -> bool: ...
         @property
         def points_sent(self) -> int: ...
+        @property
+        def report_due(self) -> bool: ...
         def room(self) -> int: ...
         def prepare(self) -> None: ...
         def send(self, now: float, wall_ms: int, waiting: Waiting, at_most: int) -> None: ...
@@ -76,6 +78,11 @@ class UnixRoute:
     def points_sent(self) -> int:
         """Points written so far."""
         return self.channel.n
+
+    @property
+    def report_due(self) -> bool:
+        """Whether drops were counted that no frame has reported, and one could."""
+        return self.channel.report_due
 
     def room(self) -> int:
         """Bytes for the lines of one frame."""
@@ -144,6 +151,11 @@ class UdpRoute:
     def points_sent(self) -> int:
         """Points that the kernel has taken."""
         return self._sent_before + (self._datagrams.n if self._datagrams is not None else 0)
+
+    @property
+    def report_due(self) -> bool:
+        """Whether drops were counted that no frame has reported, and one could."""
+        return self.channel.report_due or (self._datagrams is not None and self._reported != self._tally.version)
 
     def room(self) -> int:
         """Bytes for the lines of one datagram: what the largest possible header leaves."""
@@ -215,14 +227,12 @@ class UdpRoute:
 
     def report(self, now: float) -> None:
         """Report drops of metrics in an empty datagram, drops of events on the stream."""
-        if (
-            self._datagrams is not None
-            and self._reported != self._tally.version
-            and now - self._reported_at >= REPORT_EVERY
-        ):
-            self._reported_at = now
+        if not self.report_due or now - self._reported_at < REPORT_EVERY:
+            return
+        self._reported_at = now
+        if self._datagrams is not None and self._reported != self._tally.version:
             self._send_one(b"", None)
-            _report(self.channel, now, now - REPORT_EVERY)
+        _report(self.channel, now, now - REPORT_EVERY)
 
     def end(self, left: float) -> None:
         """A last report; bye on the stream."""

@@ -74,7 +74,9 @@ def start(outbox: Outbox) -> None:
     """Start the thread for `outbox`. Raises `RuntimeError` where no thread can be started."""
     _close_with_multiprocessing(outbox)
     start_new_thread = native("_thread", "start_new_thread")
-    start_new_thread(_run, (weakref.ref(outbox), outbox.waker, native("select", "poll"), native("time", "sleep")))
+    waker = outbox.waker
+    ref = weakref.ref(outbox, lambda _: waker.wake())  # an outbox that is merely forgotten ends its thread, too
+    start_new_thread(_run, (ref, waker, native("select", "poll"), native("time", "sleep")))
 
 
 def _close_with_multiprocessing(outbox: Outbox) -> None:
