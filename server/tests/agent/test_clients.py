@@ -135,6 +135,14 @@ def test_the_higher_total_of_drops_is_the_newer_and_hostile_reasons_are_bounded(
     assert max(map(len, client.state.dropped)) <= 64
 
 
+def test_what_a_client_claims_is_bounded_so_that_sums_of_it_fit_the_books(client: Client) -> None:
+    client.points(0, 1, 0.0)
+    client.points(2**53 - 1, 1, 0.0)
+    client.settle(5.0)
+    client.drops({"event.closed": 2**53 - 1})
+    assert client.state.gap == client.state.dropped["event.closed"] == 2**40
+
+
 def test_bye_ends_the_client_and_charges_its_tail(client: Client) -> None:
     client.points(0, 10, 0.0)
     client.bye({"last_seq": 0, "last_n": 12, "dropped": {"metric.closed": 4}}, 1.0)

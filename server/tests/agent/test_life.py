@@ -55,6 +55,33 @@ async def test_every_input_can_be_switched_off(tmp_path: Path, monkeypatch: pyte
         assert (await status(agent))["inputs"] == []
 
 
+async def test_without_a_control_socket_the_agent_still_works_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "control.sock").write_text("in the way")
+    async with running(tmp_path) as agent:
+        assert "control" not in agent.addresses
+        assert "sendoff status" in caplog.text
+    assert (tmp_path / "control.sock").read_text() == "in the way"
+
+
+async def test_clients_that_lie_about_their_numbers_cannot_stop_the_agent(tmp_path: Path) -> None:
+    """Their sums are folded into one total of a service, which must fit the store's integers."""
+    async with running(tmp_path) as agent:
+        agent.clients._most = 10
+        udp = connect(agent, "udp", socket.SOCK_DGRAM)
+        for n in range(300):
+            for first in (0, 2**53 - 1):
+                lies = {"metric.closed": 2**53 - 1}
+                udp.send(frame(f"{n:032x}", "metrics", "a:1|c", n=first, service="shop", dropped=lies))
+            if n % 20 == 0:
+                await asyncio.sleep(0)
+        await until("in", lambda: agent.intake.frames["udp"] == 600)
+        await agent.tick()
+        assert (await status(agent))["books"]["folded_clients"][0]["dropped"] == {"metric.closed": 290 * 2**40}
+        udp.close()
+
+
 @pytest.mark.parametrize("name", ["tick", "commit"])
 async def test_a_task_that_dies_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     async with running(tmp_path) as agent:

@@ -110,6 +110,7 @@ class Agent:
         self.rates = Rates(self._running)
         self.status_of = Status(self, spool, self._inputs, self._settings)
         self._web = Web(self.status_of)
+        self.rates.note(self.status_of.totals())
         self.addresses = {each.name: each.address for each in self._inputs}
         self.addresses |= await self._web.start(settings.web.listen, self._control_path())
         self._spawn(self.committer.run(), "commit")

@@ -23,6 +23,8 @@ FOLD_S = 3_600.0
 MAX_REASONS = 32
 MAX_REASON = 64
 MAX_LEAVING = 1_000
+MAX_TOTAL = 2**40
+"""What one client may claim as gap or as dropped: more is a lie, and sums of lies must still fit 64 bits."""
 ENDED, LIVE, TAIL_UNKNOWN = "ended", "live", "tail unknown"
 
 
@@ -115,7 +117,7 @@ class Client:
         for reason, total in (totals or {}).items():
             known = reason in dropped or (len(dropped) < MAX_REASONS and len(reason) <= MAX_REASON)
             if known and total > dropped.get(reason, 0):
-                dropped[reason] = total
+                dropped[reason] = min(total, MAX_TOTAL)
                 self.dirty = True
 
     def wrote(self, last_seq: int) -> None:
@@ -137,7 +139,7 @@ class Client:
         """Charge the points whose time to come has passed."""
         late = [hole for hole in self.holes if hole[2] <= now]
         if late:
-            self.state.gap += sum(end - first for first, end, _ in late)
+            self._charge(sum(end - first for first, end, _ in late))
             self.holes = [hole for hole in self.holes if hole[2] > now]
             self.dirty = True
 
@@ -154,7 +156,10 @@ class Client:
         self.holes.append((first, end, now + REORDER_S))
         if len(self.holes) > MAX_HOLES:
             oldest = self.holes.pop(0)
-            self.state.gap += oldest[1] - oldest[0]
+            self._charge(oldest[1] - oldest[0])
+
+    def _charge(self, points: int) -> None:
+        self.state.gap = min(self.state.gap + points, MAX_TOTAL)
 
     def _fill(self, first: int, end: int) -> bool:
         """Take what lies from `first` to `end` out of the holes. False when no hole has any of it."""

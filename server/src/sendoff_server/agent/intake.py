@@ -168,8 +168,7 @@ class Intake:
         dropped = client.state.dropped
         for kind, value in _DROPPED.findall(data):
             reason = _DROP_REASONS[kind]
-            dropped[reason] = dropped.get(reason, 0) + int(value)
-            client.dirty = True
+            client.drops({reason: dropped.get(reason, 0) + int(value)})
 
 
 class StreamSession:

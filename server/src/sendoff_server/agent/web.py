@@ -15,6 +15,7 @@ from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler
 
 from sendoff_server.agent.status import Status
+from sendoff_server.inputs import InputError
 from sendoff_server.inputs.sockets import listen_ip, listen_unix, remove_file, shown
 from sendoff_server.settings import split_listen
 from sendoff_server.spool import SpoolError
@@ -67,11 +68,10 @@ class Web:
             sock = listen_ip(listen, socket.SOCK_STREAM, "web.listen")
             addresses["web"] = shown(sock)
             await self._serve(sock)
-        if control is not None:
-            sock = listen_unix(control, socket.SOCK_STREAM, 0o600, "the control socket")
+        if control is not None and (made := _listen_control(control)) is not None:
             self._control = (control, os.lstat(control).st_ino)
             addresses["control"] = str(control)
-            await self._serve(sock)
+            await self._serve(made)
         return addresses
 
     async def stop(self) -> None:
@@ -160,6 +160,15 @@ class Web:
         if path is None:
             raise web.HTTPNotFound
         return web.FileResponse(path)
+
+
+def _listen_control(path: Path) -> socket.socket | None:
+    """The control socket. The agent does its work without one, so that it cannot be had is only said."""
+    try:
+        return listen_unix(path, socket.SOCK_STREAM, 0o600, "the control socket")
+    except InputError as error:
+        log.warning("`sendoff status` will not find this agent: %s", error)
+        return None
 
 
 def _allow(error: web.HTTPException) -> dict[str, str]:
