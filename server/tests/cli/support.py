@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 COMMAND = Path(sys.executable).parent / "sendoff"
 
@@ -50,15 +49,17 @@ class Sendoff:
             process.communicate()
 
 
-def read_until(stream: IO[str] | None, word: str) -> str:
-    """The lines of a process up to the one that has the word in it."""
+def read_until(process: subprocess.Popen[str], word: str, *, out: bool = False) -> str:
+    """The lines of a process on standard error (or output) up to the one that has the word in it."""
+    stream = process.stdout if out else process.stderr
     assert stream is not None
     seen = ""
     for line in stream:
         seen += line
         if word in line:
             return seen
-    raise AssertionError(f"ended without {word!r}: {seen}")
+    rest = process.communicate(timeout=30)
+    raise AssertionError(f"ended with {process.returncode} and without {word!r}: {seen}{rest[1]}")
 
 
 def wait_until(condition: Callable[[], object], *, seconds: float = 30.0) -> None:

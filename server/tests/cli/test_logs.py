@@ -89,6 +89,25 @@ def test_a_full_queue_loses_lines_counts_them_and_never_blocks() -> None:
     assert stream.getvalue().count("line ") >= 5
 
 
+def test_a_write_that_fails_loses_that_line_and_no_other() -> None:
+    class Broken(io.StringIO):
+        failures = 1
+
+        def write(self, text: str) -> int:
+            if self.failures:
+                self.failures -= 1
+                raise BrokenPipeError
+            return super().write(text)
+
+    stream = Broken()
+    logs = Logs(stream, TextFormatter())
+    logs.handle(record("first"))
+    logs.handle(record("second"))
+    logs.finish(5)
+    assert "second" in stream.getvalue()
+    assert logs.lost == 1
+
+
 def test_lost_lines_are_told_when_there_is_room_again() -> None:
     stream = io.StringIO()
     logs = Logs(stream, TextFormatter())

@@ -30,7 +30,7 @@ def status_of(sendoff: Sendoff) -> dict[str, Any]:
 
 def test_the_agent_says_where_it_listens_and_what_is_missing(sendoff: Sendoff) -> None:
     agent = sendoff.begin("agent")
-    said = read_until(agent.stderr, "no output is set up")
+    said = read_until(agent, "no output is set up")
     assert re.search(r"listens on .*unix .*/run/sendoff/agent.sock", said)
     found = status_of(sendoff)
     assert found["pid"] == agent.pid
@@ -43,7 +43,7 @@ def test_the_agent_says_where_it_listens_and_what_is_missing(sendoff: Sendoff) -
 
 def test_a_second_agent_on_the_same_spool_is_told_who_holds_it(sendoff: Sendoff) -> None:
     agent = sendoff.begin("agent")
-    read_until(agent.stderr, "no output is set up")
+    read_until(agent, "no output is set up")
     second = sendoff("agent", SENDOFF_LOG="text", SENDOFF_INPUTS_UNIX_PATH=f"{sendoff.folder}/second.sock")
     assert second.returncode == 1
     assert str(agent.pid) in second.stderr
@@ -62,12 +62,12 @@ def test_an_address_that_is_taken_is_named_with_what_to_do(sendoff: Sendoff) -> 
 
 def test_the_gateway_says_how_the_first_key_is_made_until_there_is_one(sendoff: Sendoff) -> None:
     gateway = sendoff.begin("gateway")
-    read_until(gateway.stderr, "sendoff gateway keys create")
+    read_until(gateway, "sendoff gateway keys create")
     gateway.terminate()
     assert gateway.wait(30) == 0
     sendoff("gateway", "keys", "create", "shop")
     gateway = sendoff.begin("gateway")
-    read_until(gateway.stderr, "gateway listens on")
+    read_until(gateway, "gateway listens on")
     gateway.terminate()
     assert "keys create" not in gateway.communicate(timeout=30)[1]
 
@@ -76,7 +76,7 @@ def test_dev_shows_what_an_app_sent_and_keeps_its_key_for_the_next_time(sendoff:
     keys = set()
     for number in (1, 2):
         dev = sendoff.begin("dev")
-        said = read_until(dev.stdout, "Ctrl-C ends it")
+        said = read_until(dev, "Ctrl-C ends it", out=True)
         found = re.search(r"look here +(http://\S+)/dev/", said)
         assert found is not None
         app = subprocess.run(
@@ -98,11 +98,11 @@ def number_of_events_is(number: int, gateway: str) -> bool:
 
 def test_dev_takes_free_places_beside_an_agent_that_runs(sendoff: Sendoff) -> None:
     agent = sendoff.begin("agent")
-    read_until(agent.stderr, "no output is set up")
+    read_until(agent, "no output is set up")
     taken = status_of(sendoff)["addresses"]
     beside = {"SENDOFF_INPUTS_UDP_LISTEN": taken["udp"], "SENDOFF_WEB_LISTEN": taken["web"]}
     dev = sendoff.begin("dev", **beside)
-    said = read_until(dev.stdout, "Ctrl-C ends it")
+    said = read_until(dev, "Ctrl-C ends it", out=True)
     assert f'os.environ["SENDOFF_SOCKET"] = "{sendoff.folder}/dev/agent.sock"' in said
     assert taken["udp"] not in said
     assert f"http://{taken['web']}" not in said

@@ -1,6 +1,5 @@
 """Agent and gateway in one process, wired to each other without a setting: what `sendoff dev` runs."""
 
-import asyncio
 import os
 import socket
 from pathlib import Path
@@ -32,11 +31,12 @@ class FirstLook:
     async def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         settings = self._placed(self._settings)
+        # Before the gateway runs, so that nobody waits for a lock that this process itself holds.
+        key = self._key()
         gateway = Gateway(settings)
         await gateway.start()
         try:
             url = f"http://{gateway.addresses['http']}"
-            key = await asyncio.to_thread(self._key)
             output = OutputSettings(url=url, key=SecretStr(key), interval=INTERVAL_S)
             agent = Agent(settings.model_copy(update={"outputs": {**settings.outputs, PROJECT: output}}))
             await agent.start()

@@ -25,17 +25,30 @@ def gateway(context: click.Context, config: Path | None) -> None:
     import logging
 
     from sendoff_server.gateway import Gateway
-    from sendoff_server.gateway.keys import list_keys
     from sendoff_server.process import serve
 
-    log = logging.getLogger("sendoff_server.gateway")
-    part = Gateway(settings)
+    # Asked before the gateway runs, so that nobody waits for a lock that this process itself holds.
+    anyone_can_send = _has_keys(settings.gateway.data_dir / "gateway")
 
     def announce() -> None:
-        if not any(key.revoked is None for key in list_keys(settings.gateway.data_dir / "gateway")):
+        if not anyone_can_send:
+            log = logging.getLogger("sendoff_server.gateway")
             log.warning("nobody can send yet: make a key with `sendoff gateway keys create PROJECT`")
 
-    sys.exit(serve(part, drain_s=settings.agent.drain, announce=announce))
+    sys.exit(serve(Gateway(settings), drain_s=settings.agent.drain, announce=announce))
+
+
+def _has_keys(store: Path) -> bool:
+    """Whether a key is there that works. A store that cannot be opened is left for the gateway to complain about."""
+    import apsw
+
+    from sendoff_server.gateway.keys import list_keys
+    from sendoff_server.gateway.store.database import StoreError
+
+    try:
+        return any(key.revoked is None for key in list_keys(store))
+    except (StoreError, apsw.Error):
+        return True
 
 
 gateway.add_command(keys)

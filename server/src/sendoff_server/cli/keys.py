@@ -96,12 +96,17 @@ def _store_folder(config: Path | None) -> Path:
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
     """What the store refuses is said in one line."""
+    import apsw
+
     from sendoff_server.gateway.store.database import StoreError
 
     try:
         yield
     except (ValueError, StoreError, OSError) as error:
         click.echo(f"sendoff: {error}", err=True)
+        sys.exit(1)
+    except apsw.BusyError:
+        click.echo("sendoff: a gateway that writes holds the store; nothing was changed, so try again", err=True)
         sys.exit(1)
 
 
