@@ -14,7 +14,7 @@ from pathlib import Path
 
 import apsw
 
-from sendoff_server.gateway.store.database import open_for_writing
+from sendoff_server.gateway.store.database import open_for_writing, transaction
 from sendoff_server.gateway.store.sql import QUERIES
 
 PROJECT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -58,7 +58,7 @@ def create(data_dir: Path, project: str, *, now_ms: int | None = None) -> str:
     now = _now(now_ms)
     db = open_for_writing(data_dir)
     try:
-        with db:
+        with transaction(db):
             db.execute(QUERIES["add_project"], (project, now))
             ((number,),) = db.execute(QUERIES["project_id"], (project,))
             db.execute(QUERIES["add_key"], (number, key_hash(key), key[:7], now))
@@ -80,7 +80,7 @@ def revoke(data_dir: Path, key_id: int, *, now_ms: int | None = None) -> bool:
     """Take a key's power from the next request on. False when there is no such key or it was revoked before."""
     db = open_for_writing(data_dir)
     try:
-        with db:
+        with transaction(db):
             db.execute(QUERIES["revoke_key"], (key_id, _now(now_ms)))
             changed = db.changes()
         return changed == 1

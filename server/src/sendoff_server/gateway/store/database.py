@@ -5,7 +5,8 @@ a running gateway; SQLite before 3.51.3 could lose committed writes in that shap
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
@@ -115,8 +116,6 @@ def _keep(log: Path) -> Path:
 def _prepare(db: apsw.Connection) -> None:
     # The keys commands write from another process: wait for them instead of failing.
     db.set_busy_timeout(5_000)
-    # A transaction here always writes; begun as a reader it could lose its place to the keys commands.
-    db.transaction_mode = "IMMEDIATE"
     # Must come before the first table. Deleting old data then gives its pages back to the disk.
     if not db.pragma("user_version"):
         db.pragma("auto_vacuum", 2)
@@ -129,8 +128,27 @@ def _prepare(db: apsw.Connection) -> None:
     db.pragma("trusted_schema", 0)
 
 
+@contextmanager
+def transaction(db: apsw.Connection) -> Iterator[None]:
+    """A transaction that writes, begun as a writer so that it cannot lose its place to another process.
+
+    Not apsw's `with db:`, which keeps the interpreter's lock while it waits: if a thread of this process held the
+    write lock, neither would get on until the time-out.
+    """
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
 def _migrate(db: apsw.Connection, path: Path) -> None:
-    with db:
+    if db.pragma("user_version") == VERSION:
+        return  # and needs no lock
+    with transaction(db):
         # Another process may have made the file in the meantime, so look inside the transaction.
         version = int(str(db.pragma("user_version")))
         if version == 0:
