@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 RESENDS = 3
 """How often the lowest held frame is sent again without an acknowledgement that moves on, before it is given up."""
 OVERHEAD = 200
-"""Bytes that a frame costs beside its payload: header and objects."""
+"""Bytes that a frame or a parcel costs beside its own: the objects around it."""
+ADMISSION = OVERHEAD + 256
+"""The same for an event that has no header yet: at least what it will cost, so that who was let in is not sent away."""
 
 
 class Held:

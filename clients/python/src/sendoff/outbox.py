@@ -13,7 +13,7 @@ import time
 from collections import deque
 
 from sendoff import guard, worker
-from sendoff.buffer import OVERHEAD, Parcel, Waiting
+from sendoff.buffer import ADMISSION, OVERHEAD, Parcel, Waiting
 from sendoff.lock import TryLock
 from sendoff.metrics import VALUE_LIMIT, Series, member, number, series
 from sendoff.points import EAGER, LIMIT, PORTION, Points
@@ -145,7 +145,7 @@ class Outbox:
         if self._closing:
             self.tally.one("event.closed")
             return False
-        size = len(durable.payload) + OVERHEAD
+        size = len(durable.payload) + ADMISSION
         if self._pending_bytes + size + self.channel.held.bytes + self.waiting.bytes > self._limit:
             self.tally.one("event.buffer_full")
             return False
@@ -204,7 +204,7 @@ class Outbox:
             durable = self.pending[
                 0
             ]  # taken out last: an interruption leaves it twice, under one id, rather than not at all
-            size = len(durable.payload) + OVERHEAD
+            size = len(durable.payload) + ADMISSION
             if self.channel.held.bytes + self.waiting.bytes + size > self._limit:
                 durable.dropped = True
                 self.tally.many("event.buffer_full", 1)

@@ -1,0 +1,121 @@
+"""The seams of the outbox that only unlucky timing reaches, reached here on purpose and without a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+import sendoff
+from clients.python.tests.peer import Peer, until
+from sendoff import current
+from sendoff.client import Client
+from sendoff.lock import TryLock
+from sendoff.metrics import series
+from sendoff.outbox import Durable, Outbox
+from sendoff.tally import Tally
+
+
+@pytest.fixture
+def outbox(address: str) -> Outbox:
+    """The outbox of a client whose thread is never started."""
+    sendoff.init(address, buffer=65_536)
+    assert isinstance(current.client, Client)
+    made = current.client.outbox
+    made._thread_after = float("inf")
+    return made
+
+
+def once_inside(outbox: Outbox, monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
+    """Do `work` the next time somebody is inside, as a signal handler or another thread might."""
+    send = outbox.route.send
+    left = [work]
+
+    def sending(*args: object) -> None:
+        send(*args)  # type: ignore[arg-type]
+        if left:
+            left.pop()()
+
+    monkeypatch.setattr(outbox.route, "send", sending)
+
+
+def test_what_comes_while_somebody_is_inside_is_written_before_they_leave(
+    peer: Peer, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once_inside(outbox, monkeypatch, lambda: sendoff.event("inner"))
+    sendoff.event("outer")
+    until(lambda: [got.body["name"] for got in peer.durable] == ["outer", "inner"], "both events", 2)
+
+
+def test_what_is_pending_is_bounded_too(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    results: list[str | None] = []
+    once_inside(outbox, monkeypatch, lambda: results.extend(sendoff.event("x", t="y" * 1000) for _ in range(200)))
+    sendoff.event("outer")
+    assert 40 < len([result for result in results if result]) < 66
+    assert sendoff.stats()["dropped"] == {"event.buffer_full": results.count(None)}
+
+
+def test_the_holder_checks_the_room_again(outbox: Outbox) -> None:
+    crowd = [Durable("event", "id", 0, b"x" * 1000) for _ in range(200)]
+    outbox.pending.extend(crowd)  # as if many threads had passed the first check at one moment
+    assert sendoff.event("last", text="y" * 3000) is None
+    dropped = sum(durable.dropped for durable in crowd)
+    assert 130 < dropped < 160
+    assert sendoff.stats()["dropped"] == {"event.buffer_full": dropped + 1}
+    assert outbox.channel.held.bytes <= 65_536
+
+
+def test_a_point_that_comes_as_the_thread_falls_asleep_keeps_it_awake(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert outbox.turn()[0] is None, "nothing to do: no timeout"
+    next_due = outbox._next
+    line = series("late", "c", 1, {})
+    assert line is not None
+
+    def and_then_a_point(now: float) -> float | None:
+        timeout = next_due(now)
+        outbox.points.queue.append((line, 1))  # by a caller who did not see the thread asleep
+        return timeout
+
+    monkeypatch.setattr(outbox, "_next", and_then_a_point)
+    timeout, _, _ = outbox.turn()
+    assert timeout is not None
+    assert timeout <= 0.1
+    outbox.points.queue.clear()
+
+
+def test_a_lock_lets_one_in_and_is_free_after_an_exception() -> None:
+    lock = TryLock()
+    seen: list[object] = []
+    assert lock.run(lambda: seen.append(lock.run(seen.append, "second")))
+    assert seen == [False]
+
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lock.run(fail)
+    assert lock.run(seen.append, "third")
+    assert repr(lock) == "TryLock(free)"
+
+
+def test_a_tally_is_exact_between_threads() -> None:
+    import threading
+
+    tally = Tally()
+
+    def work() -> None:
+        for _ in range(20_000):
+            tally.one("metric.closed")
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(50):
+        tally.read("metric.closed")
+    for thread in threads:
+        thread.join()
+    tally.many("metric.closed", 5)
+    assert tally.totals("metric.") == {"metric.closed": 80_005}
+    assert tally.totals("event.") == {}
