@@ -5,7 +5,7 @@ PYTHON := $(BIN)/python
 READY := $(VENV)/.ready
 TESTS := clients/python/tests server/tests tests
 TYPED := clients/python/src server/src
-SHAPED := clients server tests bench demo examples
+SHAPED := clients server tests bench demo examples packaging
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 MAKEFLAGS += --no-print-directory

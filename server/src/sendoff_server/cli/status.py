@@ -14,6 +14,7 @@ from sendoff_server.cli.options import config_option, json_option, settings_or_e
 from sendoff_server.cli.table import aligned
 
 BOOKS_DO_NOT_BALANCE = 4
+WATCH_EVERY_S = 2.0
 
 
 @click.command()
@@ -32,17 +33,17 @@ def status(config: Path | None, as_json: bool, watch: bool) -> None:
     try:
         while True:
             found = ask("/status.json", places, os.getuid())
-            text = json.dumps(found) if as_json else "\n".join(words(found))
+            if watch and not as_json:
+                click.clear()
+            click.echo(json.dumps(found) if as_json else "\n".join(words(found)))
             if not watch:
-                break
-            click.clear()
-            click.echo(text)
-            time.sleep(2)
+                sys.exit(BOOKS_DO_NOT_BALANCE if found["books"]["imbalances"] else 0)
+            time.sleep(WATCH_EVERY_S)
+    except KeyboardInterrupt:
+        sys.exit(0)
     except NoAnswer as error:
         click.echo(f"sendoff: {error}", err=True)
         sys.exit(1)
-    click.echo(text)
-    sys.exit(BOOKS_DO_NOT_BALANCE if found["books"]["imbalances"] else 0)
 
 
 def words(found: dict[str, Any]) -> Iterator[str]:
