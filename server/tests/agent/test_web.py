@@ -113,7 +113,7 @@ async def test_hostile_names_are_shown_and_cannot_leave_their_place(tmp_path: Pa
         assert "&lt;script&gt;" in text
         assert "\x00" not in text
         assert "<bdi>&lt;script" in text
-        assert "sendoff_points_in_total" in (await get(agent, "/metrics"))[2]
+        assert "sendoff_points_received_total" in (await get(agent, "/metrics"))[2]
         client.close()
 
 
@@ -151,9 +151,9 @@ async def test_prometheus_gets_the_numbers_of_the_ledger(tmp_path: Path) -> None
         _, headers, text = await get(agent, "/metrics")
         udp.close()
     assert headers["Content-Type"].startswith("text/plain")
-    assert 'sendoff_points_in_total{part="journaled",reason="",source="statsd/udp"} 2.0' in text
-    assert 'sendoff_lines_total{part="rejected",reason="no_value",source="statsd/udp"} 1.0' in text
-    assert 'sendoff_pending{output="unassigned",what="points"} 2.0' in text
+    assert 'sendoff_points_journaled_total{source="statsd/udp"} 2.0' in text
+    assert 'sendoff_lines_rejected_total{reason="no_value",source="statsd/udp"} 1.0' in text
+    assert 'sendoff_output_points_pending{output="unassigned"} 2.0' in text
     assert "sendoff_books_balanced 1.0" in text
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sendoff_server.inputs import DatagramInput, StreamInput
+from sendoff_server.ledger import Books
 from sendoff_server.settings import Settings
 from sendoff_server.spool import Spool
 from sendoff_server.version import __version__
@@ -84,6 +85,10 @@ class Status:
         """What rates are made of: units of each input."""
         intake = self._agent.intake
         return {each.name: intake.frames[each.name] + intake.lines[each.name] for each in self._inputs}
+
+    async def books(self) -> Books:
+        """The ledger as it is now. Raises SpoolFailed."""
+        return await self._agent.books()
 
     async def read(self) -> dict[str, Any]:
         """The whole object. Raises SpoolFailed when the disk does not give the books back."""

@@ -152,7 +152,9 @@ class Web:
     async def _metrics(self, request: web.Request) -> web.Response:
         from sendoff_server.agent.metrics import expose  # prometheus_client is loaded for who scrapes
 
-        body, content_type = expose(await self._status.read(), request.headers.get("Accept", ""))
+        body, content_type = expose(
+            await self._status.books(), await self._status.read(), request.headers.get("Accept", "")
+        )
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _static(self, request: web.Request) -> web.StreamResponse:
