@@ -6,7 +6,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-import statsd
+import statsd  # type: ignore[import-untyped]  # it has no types
 from datadog.dogstatsd.base import DogStatsd
 
 

@@ -98,7 +98,7 @@ def event(name: str = "order.placed", **more: Any) -> Json:
 def exception(fingerprint: str = "f" * 32, **more: Any) -> Json:
     frame = {"file": "shop/pay.py", "line": 88, "func": "charge", "module": "shop.pay", "in_app": True}
     chain = [{"type": "PaymentTimeout", "message": "no answer within 10 s", "frames": [frame]}]
-    made = {"kind": "exception", "fingerprint": fingerprint, "chain": chain, "repeats": 0} | more
+    made: Json = {"kind": "exception", "fingerprint": fingerprint, "chain": chain, "repeats": 0} | more
     return event(made.pop("name", "PaymentTimeout"), **made)
 
 

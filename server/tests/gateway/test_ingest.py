@@ -8,7 +8,7 @@ import pytest
 from sendoff_server.gateway import keys
 from sendoff_server.wire.batch import encode_batch
 
-from .support import AGENT, NOW, Running, batch, counter, event, exception, running
+from .support import AGENT, NOW, Json, Running, batch, counter, event, exception, running
 
 
 async def test_a_batch_of_events_is_stored_and_can_be_read_back(gateway: Running) -> None:
@@ -74,9 +74,10 @@ async def test_the_same_ids_in_two_projects_do_not_meet(gateway: Running) -> Non
 
 
 async def test_bad_lines_are_refused_by_name_and_the_others_stored(gateway: Running) -> None:
-    lines = [
+    wrong_time = event(t="yesterday")
+    lines: list[Json | bytes] = [
         b"{}",
-        event(t="yesterday"),
+        wrong_time,
         event(),
         exception(chain=None),
         b"not json",
@@ -98,7 +99,7 @@ async def test_bad_lines_are_refused_by_name_and_the_others_stored(gateway: Runn
     assert refused[6][1].startswith("fields: nested")
     assert refused[7][0] == "too_long"
     assert refused[8][1].startswith("chain[0].parent")
-    assert result["refused"][1]["id"] == lines[1]["id"]
+    assert result["refused"][1]["id"] == wrong_time["id"]
     counts = await gateway.get("counts")
     assert counts["events"] == 1
     assert counts["lines_refused"] == {"invalid": 6, "too_long": 1}
@@ -188,7 +189,8 @@ async def test_overlapping_windows_are_refused_but_parts_and_halves_are_not(gate
         line = counter("a", NOW - 10_000, 1, part=batch_id)
         _, answer = await gateway.post(batch("snapshot", [line], batch_id, covers=covers, agent=agent))
         result = answer["results"][0]
-        return result.get("code", result["status"])
+        said: str = result.get("code", result["status"])
+        return said
 
     assert await send("s-1", [5, 10, 19, 0]) == "stored"
     assert await send("s-2", [5, 20, 29, 0]) == "stored"

@@ -1,6 +1,7 @@
 """The pages: every one of them with nothing, with something, and with the worst that can be sent."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -80,8 +81,17 @@ async def test_hostile_text_is_text_on_every_page(gateway: Running) -> None:
         {"type": HOSTILE, "message": HOSTILE * 200, "frames": [frame, frame | {"in_app": False}], "notes": [HOSTILE]},
         {"type": HOSTILE, "message": HOSTILE, "frames": [frame | {"in_app": False}], "parent": 0, "link": "cause"},
     ]
-    names = {"service": HOSTILE[:150], "env": HOSTILE[:150], "release": HOSTILE[:150], "host": HOSTILE[:150]}
-    rest = {"fields": {HOSTILE: [HOSTILE]}, "tags": {HOSTILE: HOSTILE}, "user": {"id": HOSTILE, HOSTILE: HOSTILE}}
+    names: dict[str, Any] = {
+        "service": HOSTILE[:150],
+        "env": HOSTILE[:150],
+        "release": HOSTILE[:150],
+        "host": HOSTILE[:150],
+    }
+    rest: dict[str, Any] = {
+        "fields": {HOSTILE: [HOSTILE]},
+        "tags": {HOSTILE: HOSTILE},
+        "user": {"id": HOSTILE, HOSTILE: HOSTILE},
+    }
     request = {"method": HOSTILE, "url": HOSTILE, "route": HOSTILE, "headers": {HOSTILE: HOSTILE}, "query": HOSTILE}
     sent = [
         exception(name=HOSTILE[:150], chain=chain, request=request, **names, **rest),

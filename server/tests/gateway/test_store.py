@@ -1,6 +1,7 @@
 """The store's file: what is refused at start, with which words, and that nothing is lost without a word."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
@@ -100,8 +101,12 @@ async def test_a_store_of_a_newer_version_is_refused(tmp_path: Path) -> None:
 def test_an_older_store_is_migrated_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_for_writing(tmp_path).close()
     monkeypatch.setattr(database, "VERSION", database.VERSION + 2)
+
+    def make(step: int) -> Callable[[apsw.Connection], None]:
+        return lambda db: db.execute(f"CREATE TABLE step{step}(x)").close()
+
     for step in (1, 2):
-        monkeypatch.setitem(database.MIGRATIONS, step, lambda db, step=step: db.execute(f"CREATE TABLE step{step}(x)"))
+        monkeypatch.setitem(database.MIGRATIONS, step, make(step))
     db = open_for_writing(tmp_path)
     assert db.pragma("user_version") == 3
     assert db.execute("SELECT count(*) FROM sqlite_schema WHERE name LIKE 'step%'").get == 2
