@@ -188,7 +188,4 @@ def reported(error: BaseException) -> str | None:
 
 def mark(error: BaseException, event_id: str) -> None:
     """Remember that `error` was reported."""
-    _own_dict(error)[MARK] = event_id
-
-
-_own_dict = BaseException.__dict__["__dict__"].__get__ if "__dict__" in BaseException.__dict__ else vars_of
+    vars_of(error)[MARK] = event_id

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from contextlib import suppress
 
 from sendoff import guard, worker
 from sendoff.buffer import ADMISSION, OVERHEAD, Parcel, Waiting
@@ -35,7 +36,9 @@ CALLER_FRAMES = 32
 """Frames that one call writes at most, its own and those found waiting."""
 THREAD_FRAMES = 4_096
 THREAD_RETRY = 5.0
-"""Seconds until a thread that could not be started is tried again."""
+"""Seconds until a thread that did not come to run is tried again: starting it may fail, or be interrupted."""
+THREAD_TRIES = 3
+"""Times that is tried. Where threads never run (uWSGI without `--enable-threads`) each try leaves one behind."""
 
 
 class Durable:
@@ -77,7 +80,8 @@ class Outbox:
         """
         self._asleep = True
         self._watched: tuple[int, bool] = (-1, False)
-        self._thread = False
+        self.thread_runs = False
+        self._thread_tries = THREAD_TRIES
         self._thread_after = 0.0
         self._packed_at = 0.0
         self._fresh: deque[Parcel] = deque()
@@ -170,19 +174,17 @@ class Outbox:
             self._wake()
 
     def _wake(self) -> None:
-        self._asleep = False
-        if self._thread:
+        if self.thread_runs:
+            self._asleep = False
             self.waker.wake()
             return
         now = time.monotonic()
-        if now < self._thread_after:
+        if now < self._thread_after or not self._thread_tries:
             return
-        self._thread = True
-        try:
+        self._thread_after = now + THREAD_RETRY
+        self._thread_tries -= 1
+        with suppress(RuntimeError):  # no more threads, or the interpreter is about to end: callers do the writing
             worker.start(self)
-        except RuntimeError:  # no more threads, or the interpreter is about to end: callers do the writing
-            self._thread = False
-            self._thread_after = now + THREAD_RETRY
 
     # From here on: for the holder of the lock.
 
@@ -325,7 +327,7 @@ class Outbox:
                 break
             time.sleep(0.002)
         self.ended = True
-        if self._thread:
+        if self.thread_runs:
             self.waker.wake()
         else:
             self.waker.close()

@@ -98,6 +98,7 @@ def _run(ref: weakref.ref[Outbox], waker: Waker, make_poll: Any, sleep: Any) -> 
             outbox = ref()
             if outbox is None or outbox.ended:
                 break
+            outbox.thread_runs = True
             try:
                 timeout, fileno, want_write = outbox.turn()
             except Exception as error:  # noqa: BLE001 - the thread must live on; the error is counted
