@@ -18,22 +18,35 @@ if TYPE_CHECKING:
 ROUNDS = 3
 SERIES = 1_000
 SECONDS = 4.0
-SHAPES = {"many lines a datagram (about 1,400 bytes)": (30, 1_500), "one line a datagram": (1, 15_000)}
+SHAPES = {"30 lines a datagram": (30, 1_500), "one line a datagram": (1, 15_000)}
 """Lines in a datagram, datagrams per second: rates at which nothing is lost on a slow machine."""
 
 
 def lines(count: int, seed: int) -> list[bytes]:
-    """Half counters, a third timers, the rest gauges and sets, over `SERIES` series with up to three tags."""
+    """Lines over exactly `SERIES` series: half counters, a third timers, the rest gauges and sets; up to three tags."""
     rng = random.Random(seed)
+    series = [
+        (f"web.request.part{number}", _tags(rng), rng.choices(list(VALUES), [50, 35, 10, 5])[0])
+        for number in range(SERIES)
+    ]
     made = []
     for _ in range(count):
-        name = f"web.request.part{rng.randrange(SERIES // 4)}"
-        tags = ",".join(f"{key}:{rng.randrange(4)}" for key in ("zone", "kind", "env")[: rng.randrange(4)])
-        value = rng.choices(
-            ["1|c", f"{rng.randrange(1, 900)}|ms", f"{rng.random():.3f}|g", f"u{rng.randrange(500)}|s"], [50, 35, 10, 5]
-        )[0]
-        made.append(f"{name}:{value}{'|#' + tags if tags else ''}".encode())
+        name, tags, kind = rng.choice(series)
+        made.append(f"{name}:{VALUES[kind](rng)}|{kind}{tags}".encode())
     return made
+
+
+VALUES: dict[str, Callable[[random.Random], str]] = {
+    "c": lambda rng: "1",
+    "ms": lambda rng: str(rng.randrange(1, 900)),
+    "g": lambda rng: f"{rng.random():.3f}",
+    "s": lambda rng: f"u{rng.randrange(500)}",
+}
+
+
+def _tags(rng: random.Random) -> str:
+    tags = ",".join(f"{key}:{rng.randrange(4)}" for key in ("zone", "kind", "env")[: rng.randrange(4)])
+    return f"|#{tags}" if tags else ""
 
 
 def blast(port: int, per_datagram: int, per_second: int, seconds: float) -> tuple[int, int]:
