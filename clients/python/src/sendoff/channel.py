@@ -97,9 +97,7 @@ class Channel:
                 self._write(wall_ms, waiting, at_most)
                 return
             except Gone as gone:
-                if isinstance(gone, Torn):
-                    self.held.tries = 0  # the frame is not to blame
-                self.lost(now, str(gone))
+                self.lost(now, gone)
 
     def receive(self, now: float) -> None:
         """Take the acknowledgements that have come."""
@@ -113,10 +111,10 @@ class Channel:
                     self.refused[reason] = self.refused.get(reason, 0) + count
                 self.worked = self.worked or safe > 0 or bool(refused)
         except Gone as gone:
-            self.lost(now, str(gone))
+            self.lost(now, gone)
 
     def _connect(self, now: float, waiting: Waiting) -> bool:
-        if now < self.retry_at or not (self.held.to_write or waiting.parcels):
+        if now < self.retry_at or not (self.held.unfinished or waiting.parcels):
             return False
         try:
             stream = self._open()
@@ -124,6 +122,7 @@ class Channel:
             self.absent = self.connects == 0 and isinstance(gone, Absent)
             self._failed(now, str(gone))
             return False
+        self.resent += self.held.rewind()  # what is left, if `lost` was interrupted
         if self.held.give_up():
             self._tally.many("event.unacceptable", 1)
         self.since = now
@@ -181,18 +180,21 @@ class Channel:
         if self.stream.go_on():
             self.stream.job = None
 
-    def lost(self, now: float, why: str) -> None:
+    def lost(self, now: float, gone: Gone) -> None:
         """The connection is of no use any more. One that worked is replaced at once, others after a wait that grows."""
         assert self.stream is not None
         self.stream.close()
         self.stream = None
         self.resent += self.held.rewind()
-        if self.worked or now - self.since >= STEADY:
+        if isinstance(gone, Torn):
+            self.held.tries = 0  # neither the peer nor the frame is to blame
+        elif self.worked or now - self.since >= STEADY:
             self.failures = 0
-            self.retry_at = now
-            self.trouble = why
         else:
-            self._failed(now, why)
+            self._failed(now, str(gone))
+            return
+        self.retry_at = now
+        self.trouble = str(gone)
 
     def _failed(self, now: float, why: str) -> None:
         """Exponential backoff with full jitter."""

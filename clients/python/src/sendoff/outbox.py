@@ -267,7 +267,11 @@ class Outbox:
         waits = []
         if self.points.queue or self.points.taken:
             waits.append(TICK)
-        if self.waiting.parcels or self.channel.held.to_write:
+        if (
+            self.waiting.parcels
+            or self.channel.held.to_write
+            or (self.channel.stream is None and self.channel.held.sent)
+        ):
             soon = max(self.channel.retry_at - now, 0.001) if self.channel.stream is None else 0.001
             waits.append(TICK if self.channel.busy else soon)
         if self.route.report_due:

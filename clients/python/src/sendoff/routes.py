@@ -256,7 +256,7 @@ def _report(channel: Channel, now: float, last: float) -> float:
     try:
         return now if channel.report() else last
     except Gone as gone:
-        channel.lost(now, str(gone))
+        channel.lost(now, gone)
         return now
 
 
