@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -205,6 +207,48 @@ async def test_a_client_that_never_reads_its_answers_hurts_nobody(tmp_path: Path
     assert len([line for line in stored(tmp_path, EVENTS) if line["client"] == A]) == 30
 
 
+async def test_a_connection_that_is_let_go_while_an_answer_waits_is_forgotten(tmp_path: Path) -> None:
+    late = 0.0
+
+    def running_s() -> float:
+        return asyncio.get_running_loop().time() + late
+
+    async with running(tmp_path, running=running_s) as agent:
+        deaf = FrameClient(agent, A)
+        for _ in range(600):
+            await deaf.send("hello", {"service": "shop"})
+        deaf.sock.shutdown(socket.SHUT_WR)
+        [client] = agent.clients
+        [unix] = [each for each in agent._inputs if each.name == "unix"]
+        await until("read to its end", lambda: all(each.ended_at is not None for each in unix._connections))  # type: ignore[union-attr]
+        assert client.sessions, "answers still wait for a reader"
+        late = 3_600.0
+        await until("let go", lambda: unix.open == 0)  # type: ignore[union-attr]
+        assert not client.sessions
+        assert client.state.state == "tail unknown"
+        deaf.close()
+
+
+async def test_a_client_for_which_there_is_no_room_is_acknowledged_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sendoff_server.agent.clients.MAX_LEAVING", 5)
+    async with running(tmp_path) as agent:
+        agent.clients._most = 10
+        udp = connect(agent, "udp", socket.SOCK_DGRAM)
+        for n in range(40):
+            udp.send(frame(f"{n:032x}", "metrics", "a:1|c", n=0))
+        await until("a flood of names is in", lambda: agent.intake.frames["udp"] == 40)
+        client = FrameClient(agent, A)
+        await client.hello()
+        for seq in (1, 2, 3):
+            await client.send("event", EVENT, seq=seq)
+        assert await client.acknowledged(3) == []
+        client.close()
+        udp.close()
+    assert [line["seq"] for line in stored(tmp_path, EVENTS)] == [1, 2, 3]
+
+
 async def test_bye_ends_a_client_and_a_close_without_it_leaves_its_tail_unknown(tmp_path: Path) -> None:
     async with running(tmp_path) as agent:
         polite, sudden = FrameClient(agent, A), FrameClient(agent, B)
@@ -340,6 +384,85 @@ async def test_stopping_stores_what_was_written_before(tmp_path: Path) -> None:
     assert json.loads((await _rest(client))[-1])["ack"] == 50
     client.close()
     late.close()
+
+
+async def test_stopping_stores_what_the_dead_left_also_when_it_is_more_than_is_held_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sendoff_server.agent.commit.HIGH_BYTES", 20_000)
+    async with running(tmp_path) as agent:
+        agent._on_pressure(True)
+        for n in range(8):
+            dead = connect(agent, "unix")
+            body = {"name": "x", "fields": {"text": "y" * 5_000}}
+            dead.sendall(b"".join(encode_unit(frame(f"{n:032x}", "event", body, seq=seq)) for seq in range(1, 21)))
+            dead.close()
+        await until("accepted", lambda: sum(each.open for each in agent._inputs if each.name == "unix") == 8)
+        most, add = 0, agent.committer._append
+
+        def measured(entry: Any) -> None:
+            nonlocal most
+            add(entry)
+            most = max(most, agent.committer._bytes)
+
+        monkeypatch.setattr(agent.committer, "_append", measured)
+    assert len(stored(tmp_path, EVENTS)) == 160
+    assert most < 20_000 + 65_536 * 2, "a piece of a connection goes beyond the bound, no more"
+
+
+async def test_a_flood_does_not_keep_the_agent_from_stopping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sendoff_server.agent.agent.READ_S", 0.2)
+    monkeypatch.setattr("sendoff_server.agent.agent.LAST_WORD_S", 0.5)
+    async with running(tmp_path) as agent:
+        flooding = [connect(agent, "unix") for _ in range(4)]
+        threads = [threading.Thread(target=_flood, args=(sock,)) for sock in flooding]
+        for each in threads:
+            each.start()
+        await until("it comes in", lambda: agent.intake.lines["unix"] > 10)
+        begun = time.monotonic()
+        await agent.stop(0)
+        assert time.monotonic() - begun < 5
+        for each in threads:
+            each.join(10)
+        for sock in flooding:
+            sock.close()
+
+
+def _flood(sock: socket.socket) -> None:
+    """Write lines until the other side closes; at most a gigabyte."""
+    sock.setblocking(True)
+    lines = b"a:1|c\n" * 10_000
+    try:
+        for _ in range(16_000):
+            sock.sendall(lines)
+    except OSError:
+        pass
+
+
+async def test_an_event_of_nobody_that_is_being_stored_when_the_agent_stops_is_not_called_lost_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is so slow that the time to drain is over before it answers."""
+    monkeypatch.setattr("sendoff_server.agent.agent.LAST_WORD_S", 0.05)
+    async with running(tmp_path) as agent:
+        begun, loop = asyncio.Event(), asyncio.get_running_loop()
+        store = agent._spool._writer._store  # type: ignore[union-attr]
+
+        def slow(*arguments: Any) -> None:
+            if any(put.events for put in arguments[1]):
+                loop.call_soon_threadsafe(begun.set)
+                time.sleep(0.5)
+            store(*arguments)
+
+        monkeypatch.setattr(agent._spool._writer, "_store", slow)  # type: ignore[union-attr]
+        udp = connect(agent, "udp", socket.SOCK_DGRAM)
+        udp.send(b"_e{1,1}:x|y")
+        udp.close()
+        await begun.wait()
+        await agent.stop(0)
+    async with running(tmp_path) as agent:
+        [book] = (await status(agent))["books"]["events"]
+        assert (book["received"], book["pending"], book["lost"]) == (1, 1, {})
 
 
 async def _rest(client: FrameClient) -> list[bytes]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -219,6 +220,27 @@ async def test_windows_wait_for_an_ill_disk_and_only_the_oldest_are_lost_with_th
 
         await until("the books say so", settled)
         udp.close()
+
+
+async def test_a_second_that_is_being_journaled_when_the_agent_stops_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is slow: the commit is on its way when the tick that waits for it would be cancelled."""
+    async with running(tmp_path) as agent:
+        begun, loop = asyncio.Event(), asyncio.get_running_loop()
+        journal = agent._spool._intake.journal  # type: ignore[union-attr]
+
+        def slow(*arguments: Any) -> None:
+            loop.call_soon_threadsafe(begun.set)
+            time.sleep(0.2)
+            journal(*arguments)
+
+        monkeypatch.setattr(agent._spool._intake, "journal", slow)  # type: ignore[union-attr]
+        udp = connect(agent, "udp", socket.SOCK_DGRAM)
+        udp.send(b"a:1|c")
+        udp.close()
+        await begun.wait()
+    assert totals(tmp_path) == {"a": 1}
 
 
 async def test_garbage_on_every_input_leaves_good_traffic_alone_and_the_books_right(tmp_path: Path) -> None:

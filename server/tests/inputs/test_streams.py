@@ -323,7 +323,8 @@ async def test_draining_takes_what_waits_also_from_connections_not_accepted_yet(
     late.send(b"b:1|c\n")
     late.close()
     scene.input.stop_accepting()
-    scene.input.drain()
+    assert not scene.input.drain(lambda: False)
+    assert scene.input.drain(lambda: True)
     assert [session.text for session in scene.seen.sessions] == [b"a:1|c\n", b"b:1|c\n"]
 
 
@@ -356,7 +357,7 @@ async def test_datagrams_are_read_in_bursts_that_give_others_their_turn() -> Non
         out.sendto(b"", (host, int(port)))
         made._readable()
         assert len(seen.datagrams) == 64
-        made.drain()
+        made.drain(lambda: True)
     assert len(seen.datagrams) == 151
     assert made.counts.datagrams == 151
     made.close()

@@ -35,6 +35,8 @@ STATES_A_TICK = 500
 """Clients whose state is stored with one tick; the others follow with the next ones."""
 FOLD_EVERY = 10
 """Ticks between two looks for clients that ended long ago."""
+READ_S = 1.0
+"""How long a flood is read at a stretch at the end."""
 LAST_WORD_S = 2.0
 """What storing the end of everything gets at least, when no time to drain was given."""
 
@@ -58,6 +60,7 @@ class Agent:
         self._running = running
         self._inputs: list[StreamInput | DatagramInput] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ticking = asyncio.Lock()
         self._web: Web | None = None
         self._spool: Spool | None = None
         self._stopped = False
@@ -164,21 +167,21 @@ class Agent:
 
     async def tick(self, *, fold: bool = False) -> None:
         """What happens once a second. First what only this process needs, then what waits for the disk."""
-        now = self._running()
-        self.clients.tick(now)
-        for each in self._inputs:
-            if isinstance(each, DatagramInput):
-                each.poll_kernel()
-            else:
-                each.sweep()
-        self.rates.note(self.status_of.totals())
-        await self.windows.turn(self._clock())
-        self.delivery.wake()
-        await self._store_clients(fold=fold)
+        async with self._ticking:
+            self.clients.tick(self._running())
+            for each in self._inputs:
+                if isinstance(each, DatagramInput):
+                    each.poll_kernel()
+                else:
+                    each.sweep()
+            self.rates.note(self.status_of.totals())
+            await self.windows.turn(self._clock())
+            self.delivery.wake()
+            await self._store_clients(STATES_A_TICK, fold=fold)
 
-    async def _store_clients(self, *, fold: bool) -> None:
+    async def _store_clients(self, most: int, *, fold: bool = False) -> None:
         assert self._spool is not None
-        changed = self.clients.changed(STATES_A_TICK)
+        changed = self.clients.changed(most)
         try:
             if changed:
                 await self._spool.put([], changed)
@@ -218,14 +221,12 @@ class Agent:
             return
         self._stopped, self.phase = True, "stopping"
         end = self._running() + drain_s
-        self._read_the_rest()
-        if not await self.committer.flush(max(LAST_WORD_S, drain_s / 2)):
-            log.error("%d frames could not be stored; their clients still hold them", self.committer.waiting)
+        await self._read_the_rest(self._running() + max(LAST_WORD_S, drain_s / 2))
         await self._end_tasks()
-        await self.windows.turn(self._clock(), everything=True)
-        await self._store_clients(fold=False)
         for each in self._inputs:
-            each.close()
+            each.close()  # lines that have no end count as cut off, in the last of the windows
+        await self.windows.turn(self._clock(), everything=True)
+        await self._store_clients(len(self.clients))
         await self.delivery.stop(max(0.0, end - self._running()))
         self.committer.give_up()
         self.windows.give_up()
@@ -234,19 +235,35 @@ class Agent:
         await asyncio.to_thread(self._spool.close)
         self.phase = "stopped"
 
-    def _read_the_rest(self) -> None:
+    async def _read_the_rest(self, until: float) -> None:
+        """Read and store, a piece at a time, what the kernel holds: of a client that has died nobody else has it."""
+        streams = []
         for each in self._inputs:
             if isinstance(each, DatagramInput):
-                each.drain()
+                each.drain(self._for_a_while())
                 each.poll_kernel()
                 each.close()
-                continue
-            each.stop_accepting()
-            if not self.committer.pressed:
-                each.drain()
-            each.pause()  # what comes from now on stays with its sender; acknowledgements still go out
+            else:
+                each.stop_accepting()
+                each.pause()  # from now on it is read here only; acknowledgements still go out
+                streams.append(each)
+        while True:
+            may_go_on = self._for_a_while()
+            left = [each for each in streams if not each.drain(may_go_on)]
+            if not await self.committer.flush(until - self._running()):
+                log.error("%d frames could not be stored; their clients still hold them", self.committer.waiting)
+                return
+            if not left or self._running() >= until:
+                return
+
+    def _for_a_while(self) -> Callable[[], bool]:
+        """Tells how long a flood may be read without a pause: the loop hears nothing else meanwhile."""
+        end = self._running() + READ_S
+        return lambda: self._running() < end and not self.committer.pressed
 
     async def _end_tasks(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Not while the spool is storing something of theirs: that would be stored, and its answer never heard.
+        async with self._ticking, self.committer.storing:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -193,18 +193,21 @@ class Clients:
 
     def get(self, name: str, now_ms: int, now: float) -> Client:
         """The client of this name, made if it is not known; it counts as heard of now."""
-        client = self._known.pop(name, None)
-        if client is None:
-            client = self._returning(name) or Client(ClientState(name, since=now_ms))
-            if len(self._known) >= self._most and not self._make_room():
-                self.untracked += 1
-                return client
-        self._known[name] = client  # the order of this dict is the order of being heard of
+        client = self._known.get(name) or self._returning(name) or Client(ClientState(name, since=now_ms))
+        self.heard(client, now_ms, now)
+        return client
+
+    def heard(self, client: Client, now_ms: int, now: float) -> None:
+        """It said something. If there was no room for it before, there may be now."""
+        known = self._known.pop(client.state.client, None)
+        if known is None and len(self._known) >= self._most and not self._make_room():
+            self.untracked += 1
+        else:
+            self._known[client.state.client] = known or client  # in the order of being heard of
         client.seen, client.state.seen = now, now_ms
         if client.state.state == TAIL_UNKNOWN:
             client.state.state = LIVE
             client.dirty = True
-        return client
 
     @property
     def crowded(self) -> bool:

@@ -59,6 +59,8 @@ class Committer:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self.storing = asyncio.Lock()
+        """Held while a group is on its way to the disk and back."""
         self.pressed = False
         self.blocked: str | None = None
         """Why nothing can be stored at the moment, or None."""
@@ -100,16 +102,17 @@ class Committer:
         delay = RETRY_FIRST_S
         while True:
             await self._wake.wait()
-            group = self._group()
             try:
-                await self._store.put([entry.event for entry in group if entry.event], self._states(group))
+                async with self.storing:
+                    group = self._group()
+                    await self._store.put([entry.event for entry in group if entry.event], self._states(group))
+                    self._stored(group)
             except (SpoolFull, SpoolFailed) as error:
                 self._hold(error)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, RETRY_MOST_S)
             else:
                 delay = RETRY_FIRST_S
-                self._stored(group)
 
     async def flush(self, seconds: float) -> bool:
         """Wait until everything is stored; False if it was not in time."""

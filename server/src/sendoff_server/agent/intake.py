@@ -245,11 +245,12 @@ class StreamSession:
 
     def _belongs(self, name: str) -> Client | None:
         """The client of this connection if that is its name."""
+        clients, now_ms, now = self._intake.clients, self._intake.clock(), self._intake.running()
         if self._client is None:
-            self._client = self._intake.clients.get(name, self._intake.clock(), self._intake.running())
+            self._client = clients.get(name, now_ms, now)
             self._client.sessions.add(self)
-        elif self._client.state.client != name:
-            return None
+        elif self._client.state.client == name:
+            clients.heard(self._client, now_ms, now)
         else:
-            self._client = self._intake.clients.get(name, self._intake.clock(), self._intake.running())
+            return None
         return self._client

@@ -34,7 +34,7 @@ class Session(Protocol):
     def take(self, item: Item) -> None: ...
 
     def writable(self) -> None:
-        """The bytes of a reply that had to wait have been written."""
+        """The bytes of a reply that had to wait have been written, or thrown away with their connection."""
         ...
 
     def ended(self, *, orderly: bool) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,6 @@ log = logging.getLogger(__name__)
 MAX_DATAGRAM = 65_535
 BURST = 64
 """Datagrams that are read before the other sockets get their turn."""
-DRAINED = 200_000
-"""Datagrams that are still read at the end: more than any buffer holds, so that a flood cannot keep the agent."""
 
 
 @dataclass(slots=True)
@@ -52,11 +51,10 @@ class DatagramInput:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._sock, self._readable)
 
-    def drain(self) -> None:
-        """Read what the kernel still holds."""
-        for _ in range(DRAINED):
-            if not self._read_one():
-                return
+    def drain(self, may_go_on: Callable[[], bool]) -> None:
+        """Read what the kernel still holds; in a flood as long as that may go on."""
+        while may_go_on() and self._read_one():
+            pass
 
     def close(self) -> None:
         """Stop reading and let the socket go. Twice is fine."""

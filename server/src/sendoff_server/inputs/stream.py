@@ -14,6 +14,7 @@ import errno
 import logging
 import resource
 import socket
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,6 @@ IDLE_AFTER = 300.0
 LINGER = 10.0
 """Seconds that a connection is kept for its last acknowledgement after its peer has finished writing."""
 ACCEPT_PAUSE = 1.0
-DRAIN_ROUNDS = 1_000
 
 
 @dataclass(slots=True)
@@ -150,6 +150,9 @@ class _Connection:
         self._loop.remove_writer(self._sock)
         self._sock.close()
         self._owner.closed(self)
+        if self._out:  # nobody will read it; who waits to say more need not
+            self._out = b""
+            self.session.writable()
 
 
 class StreamInput:
@@ -218,13 +221,14 @@ class StreamInput:
         self._stopped = True
         self._set_accepting(False)
 
-    def drain(self) -> None:
-        """Read what the kernel holds of the open connections, all in turn, without waiting for more."""
-        live = list(self._connections)
-        for _ in range(DRAIN_ROUNDS):
-            live = [connection for connection in live if connection.ended_at is None and connection.read()]
-            if not live:
-                return
+    def drain(self, may_go_on: Callable[[], bool]) -> bool:
+        """Read what the kernel holds of the open connections, in turn, as long as that may go on. False: not all."""
+        live = deque(connection for connection in self._connections if connection.ended_at is None)
+        while live and may_go_on():
+            connection = live.popleft()
+            if connection.ended_at is None and connection.read():
+                live.append(connection)
+        return not live
 
     def close(self) -> None:
         """End all connections and stop listening. Twice is fine."""
