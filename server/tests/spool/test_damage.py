@@ -91,7 +91,9 @@ async def test_a_flipped_bit_in_a_blob_costs_that_batch_and_no_other(
         "main": {"disk_failed": 3},
     }
     assert len(list((folder / "quarantine").iterdir())) == 2
-    assert [batch.n for batch in await spool.lease("copy", LATER)] == [1, 1, 6]
+    for _ in range(2):
+        batches = await spool.lease("copy", LATER)
+    assert [batch.n for batch in batches] == [1, 1, 3, 3]
     assert "is damaged on the disk" in caplog.text
 
 

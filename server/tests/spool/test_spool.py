@@ -182,6 +182,24 @@ async def test_rows_of_another_run_are_never_merged_with_those_of_this_one(open_
     }
 
 
+async def test_rows_left_of_an_earlier_merge_are_never_merged_around_it(
+    open_spool: OpenSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway refuses windows that overlap those it has."""
+    monkeypatch.setattr("sendoff_server.spool.leasing.MERGE_ROWS", 6)
+    spool = open_spool("main")
+    for window in range(1, 11):
+        await spool.journal(rotation(spool, window))
+    await spool.lease("main", NOW + 10_000)
+    for window in range(11, 14):
+        await spool.journal(rotation(spool, window))
+    for _ in range(3):
+        batches = await spool.lease("main", LATER)
+    covers = [decode_body(batch.blob, "zstd")[0].header["covers"][1:3] for batch in batches]
+    assert covers == [[11, 13], [5, 10], [1, 4]]
+    assert sum(batch.n for batch in batches) == 39
+
+
 async def test_every_run_has_a_higher_epoch_even_if_the_clock_went_back(open_spool: OpenSpool) -> None:
     epochs = []
     for now_ms in (NOW, NOW - 5_000, NOW - 5_000, NOW + 9):
@@ -524,6 +542,15 @@ async def test_dead_letters_never_fill_the_spool(open_spool: OpenSpool, caplog: 
     (book,) = (await spool.books()).events
     assert (book.received, book.dead) == (256, 256)
     assert "the oldest" in caplog.text
+
+
+async def test_a_few_large_dead_letters_never_fill_a_small_spool(open_spool: OpenSpool) -> None:
+    spool = open_spool("main", limit_bytes=16_000_000)
+    for _ in range(30):
+        await spool.put([EventIn(os.urandom(400_000).hex().encode(), "e", "shop")], [])
+        [batch] = await spool.lease("main", LATER)
+        await spool.settle("main", [Dead(batch, 400, "refused", b"")])
+    assert (await spool.stats())["used_bytes"] < 8_000_000
 
 
 async def test_a_long_merge_holds_up_neither_commits_nor_the_books(open_spool: OpenSpool) -> None:

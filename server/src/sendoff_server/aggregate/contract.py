@@ -53,8 +53,8 @@ class Rotation:
     """The windows that ended, and everything that was counted since the rotation before. False when there is nothing.
 
     `points` are those held by `lines`, by source; `lost` are points that were received and will be in no snapshot:
-    received = points + lost. `gauges` are `key NUL state`, for the store to keep by key; an empty state means that the
-    key is forgotten.
+    received = points + lost. Only lines use up a number of `ord`, so what is journaled has no gaps. `gauges` are
+    `key NUL state`, for the store to keep by key; an empty state means that the key is forgotten.
     """
 
     ord: tuple[int, int]

@@ -289,7 +289,8 @@ class PythonCore:
         assert isinstance(gauge, Gauge)
         for value in resolved.values:
             gauge.set(value, at)
-        self._gauges.settle(known.identity, resolved, at)
+        stamped = (t is not None or feed.t is not None) and not resolved.relative
+        self._gauges.settle(known.identity, resolved, at, stamped=stamped)
         _count(window.points, feed.source, len(steps))
 
     # ---- windows ----
@@ -332,7 +333,7 @@ class PythonCore:
             for _, start, known, value in entries
         ]
         rotation.gauges = self._gauges.rows({known.identity for key, _, known, _ in entries if key[1] == GAUGE})
-        self._next += bool(rotation)
+        self._next += bool(rotation.lines)
         self._series.sweep(now_ms)
         return rotation
 

@@ -71,13 +71,16 @@ class GaugeStates:
             values.append(step)
         return Resolved(values, plus, relative, unknown)
 
-    def settle(self, identity: str, resolved: Resolved, at: int) -> None:
-        """Remember the last value. An absolute one that is older than what is known changes only the mark."""
+    def settle(self, identity: str, resolved: Resolved, at: int, *, stamped: bool) -> None:
+        """Remember the last value. `stamped`: it brought its time along; if that is older, only the mark changes.
+
+        What is set as it arrives is the newest, whatever the clock says: that may have been set back.
+        """
         old = self._states.pop(identity, None)
-        if old is not None and not resolved.relative and at < old.at:
+        if old is not None and stamped and at < old.at:
             self._states[identity] = old._replace(plus=resolved.plus)
             return
-        self._states[identity] = State(resolved.values[-1], max(at, old.at) if old else at, resolved.plus)
+        self._states[identity] = State(resolved.values[-1], at, resolved.plus)
         self._forgotten.discard(identity)
         if len(self._states) > self._limit:
             self._forget(next(iter(self._states)))

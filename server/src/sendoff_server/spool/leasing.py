@@ -69,7 +69,7 @@ class Merged:
 
 
 def choose(connection: apsw.Connection, output: str, interval_ms: int, now_ms: int, epoch: int) -> list[Row]:
-    """The newest journal rows of an output whose interval is over, up to what one merge takes, all of one epoch."""
+    """The newest journal rows of an output whose interval is over, up to what one merge takes, without a gap."""
     most = MERGE_ROWS + interval_ms // 1000 + 1
     rows = ask(connection, "free_journal", {"output": output, "most": most})
     chosen: list[Row] = []
@@ -78,10 +78,15 @@ def choose(connection: apsw.Connection, output: str, interval_ms: int, now_ms: i
         if not chosen and not _complete(row, interval_ms, now_ms, epoch):
             continue
         size += row.decoded
-        if chosen and (row.epoch != chosen[0].epoch or size > MERGE_BYTES or len(chosen) == MERGE_ROWS):
+        if chosen and (not _follows(chosen[-1], row) or size > MERGE_BYTES or len(chosen) == MERGE_ROWS):
             break
         chosen.append(row)
     return chosen
+
+
+def _follows(newer: Row, row: Row) -> bool:
+    """Whether no window lies between two rows: one that does may be sealed already, and covers must not overlap."""
+    return (row.epoch, row.window) == (newer.epoch, newer.window - 1)
 
 
 def _complete(row: Row, interval_ms: int, now_ms: int, epoch: int) -> bool:

@@ -20,7 +20,7 @@ EXCERPT_BYTES = 2_048
 DEAD_SHARE = 0.25
 """How much of the spool dead letters may take."""
 PRUNE_EVERY = 64
-"""Dead letters between two looks at their size."""
+"""Dead letters between two looks at their size, if they are small."""
 
 
 def settle(transaction: Transaction, output: str, settlements: Sequence[Settlement], now_ms: int) -> None:
@@ -119,13 +119,14 @@ def _bury(
         "blob": blob,
     }
     number = int(ask(transaction.connection, "add_dead", values)[0][0])
-    if number % PRUNE_EVERY == 0:
-        _prune(transaction)
+    share = transaction.limit * DEAD_SHARE
+    if number % PRUNE_EVERY == 0 or len(blob) * PRUNE_EVERY > share:
+        _prune(transaction, share)
 
 
-def _prune(transaction: Transaction) -> None:
+def _prune(transaction: Transaction, share: float) -> None:
     """Dead letters must not fill the spool: beyond their share the oldest quarter goes. They stay counted as dead."""
-    if ask(transaction.connection, "dead_size")[0][0] > transaction.limit * DEAD_SHARE:
+    if ask(transaction.connection, "dead_size")[0][0] > share:
         gone = ask(transaction.connection, "prune_dead")
         log.error("dead letters had filled their share of the spool: the oldest %d were deleted", len(gone))
 
