@@ -131,6 +131,13 @@ def test_the_places_are_tried_in_the_order_of_the_wire_format(tmp_path: Path, ui
     assert default_unix_path({}, uid, shared=tmp_path / "run") == tmp_path / "run/sendoff/agent.sock"
 
 
+def test_a_place_may_be_named_from_the_working_directory(
+    tmp_path: Path, uid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert default_unix_path({"SENDOFF_SOCKET": "agent.sock"}, uid) == Path("agent.sock")
+
+
 def test_a_place_that_cannot_be_used_is_passed_over_and_in_the_end_all_are_named(tmp_path: Path, uid: int) -> None:
     """For root every directory is writable, so what is in the way is a file."""
     (tmp_path / "file").write_text("")

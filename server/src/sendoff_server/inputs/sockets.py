@@ -29,14 +29,15 @@ def default_unix_path(environ: Mapping[str, str], uid: int, *, shared: Path = Pa
 
     Raises InputError if none can be used, which says what is wrong with each.
     """
+    own = Path(f"/tmp/sendoff-{uid}/agent.sock")  # noqa: S108  # owner checked
     candidates = [Path(environ["SENDOFF_SOCKET"])] if environ.get("SENDOFF_SOCKET") else []
     if environ.get("XDG_RUNTIME_DIR"):
         candidates.append(Path(environ["XDG_RUNTIME_DIR"]) / "sendoff/agent.sock")
-    candidates += [shared / "sendoff/agent.sock", Path(f"/tmp/sendoff-{uid}/agent.sock")]  # noqa: S108  # owner checked
+    candidates += [shared / "sendoff/agent.sock", own]
     faults = []
     for path in candidates:
         try:
-            make_directory(path, owner=uid if path.parts[1] == "tmp" and path.parent.name == f"sendoff-{uid}" else None)
+            make_directory(path, owner=uid if path == own else None)
         except InputError as error:
             faults.append(str(error))
         else:
