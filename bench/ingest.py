@@ -7,6 +7,7 @@ import random
 import socket
 import statistics
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bench.machine import Table, cpu_seconds, stage, started
