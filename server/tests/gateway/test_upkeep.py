@@ -107,3 +107,26 @@ async def test_many_old_rows_go_in_small_steps(tmp_path: Path) -> None:
         await gateway.gateway._upkeep.once()
         everything = {"from": NOW - DAY, "to": clock.ms}
         assert (await gateway.get("events", **everything))["events"] == []
+
+
+async def test_windows_that_become_longer_than_a_line_are_merged_and_read_and_hinder_no_others(tmp_path: Path) -> None:
+    def wide(signs: str) -> Json:
+        buckets = [[index, 1.123456789] for index in range(-20_000, 20_000)]
+        made: Json = {
+            "name": "wide",
+            "tags": {},
+            "unit": "",
+            "type": "distribution",
+            "w": [NOW // 60_000 * 60_000, 10_000],
+        }
+        made |= {"ord": [1, 1], "n": 40_000, "weight": 44_938.2, "sum": 1.0, "min": -1e200, "max": 1e200}
+        return made | {"scale": 5, "zero": 0.0, "pos": [], "neg": []} | {signs: buckets}
+
+    async with running(tmp_path, clock=Clock(NOW)) as gateway:
+        for lines in ([wide("pos")], [wide("neg")], [counter("after", NOW - 60_000, 1), counter("after", NOW, 1)]):
+            assert (await gateway.post(batch("snapshot", lines)))[0] == 200
+        assert (await gateway.get("metrics/total", name="wide", to=NOW + DAY))["totals"][0]["n"] == 80_000
+        gateway.clock.ms = NOW + 3 * DAY
+        await gateway.gateway._upkeep.once()
+        for name in ("wide", "after"):
+            assert {length for _, length in await windows(gateway, name)} == {60_000}

@@ -104,11 +104,14 @@ def encode(identity: str, window: tuple[int, int], order: tuple[int, int], value
 
 
 def merge(snapshots: Iterable[Iterable[bytes]], length_ms: int) -> list[bytes]:
-    """All lines of all snapshots merged to windows of at least `length_ms`, in order. Raises SnapshotError."""
+    """All lines of all snapshots merged to windows of at least `length_ms`, in order. Raises SnapshotError.
+
+    Lines may be longer than a sender's: those of two windows together, or of one with very many buckets.
+    """
     merged: dict[tuple[str, int, int], Series] = {}
     for snapshot in snapshots:
         for line in snapshot:
-            series = decode(line)
+            series = decode(line, longest=None)
             series.widen(length_ms)
             key = (series.identity, series.start_ms, series.length_ms)
             same = merged.setdefault(key, series)
@@ -201,10 +204,12 @@ _decoder = msgspec.json.Decoder(_CounterLine | _GaugeLine | _DistributionLine | 
 _FAULT = re.compile(r"at `\$\.?([^`.\[]*)|field `([^`]*)`")
 
 
-def decode(line: bytes) -> Series:
-    """Read one snapshot line. Raises SnapshotError, which names the field; "line" where it is the line itself."""
-    if len(line) > MAX_LINE:
-        _refuse("line", f"longer than {MAX_LINE:,} bytes")
+def decode(line: bytes, *, longest: int | None = MAX_LINE) -> Series:
+    """Read one snapshot line of at most `longest` bytes. Raises SnapshotError, which names the field at fault ("line":
+    the line itself).
+    """
+    if longest is not None and len(line) > longest:
+        _refuse("line", f"longer than {longest:,} bytes")
     try:
         raw = _decoder.decode(line)
     except RecursionError:

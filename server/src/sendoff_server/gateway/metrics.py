@@ -217,7 +217,7 @@ def _add(points: dict[tuple[int, int], _Point], window: tuple[int, int, str, byt
     read.longest = max(read.longest, length)
     longer = max(length, step)
     where = (start - start % longer, longer) if step else (0, 0)
-    _merge(points, where, _Point(decode(line).value, agent))
+    _merge(points, where, _Point(decode(line, longest=None).value, agent))
 
 
 def _coarsen(points: dict[tuple[int, int], _Point]) -> dict[tuple[int, int], _Point]:
