@@ -1,12 +1,16 @@
 """What is sent, what is answered, and what is stored, over real HTTP."""
 
+import asyncio
+import json
+import threading
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from sendoff_server.gateway import keys
-from sendoff_server.wire.batch import encode_batch
+from sendoff_server.gateway import ingest, keys
+from sendoff_server.gateway.check import Checked, check_batch
+from sendoff_server.wire.batch import Batch, encode_batch
 
 from .support import AGENT, NOW, Json, Running, batch, counter, event, exception, running
 
@@ -285,3 +289,86 @@ async def test_any_text_that_json_can_carry_is_kept_as_it_is(gateway: Running) -
     assert "refused" not in answer["results"][0]
     found = await gateway.get(f"events/{sent['id']}")
     assert {name: found[name] for name in sent} == sent
+
+
+async def test_a_repeated_batch_says_again_which_of_its_lines_were_refused(gateway: Running) -> None:
+    body = batch("events", [event(), b"{}"])
+    _, first = await gateway.post(body)
+    _, again = await gateway.post(body)
+    assert again["results"][0]["status"] == "duplicate"
+    assert again["results"][0]["refused"] == first["results"][0]["refused"]
+
+
+async def test_a_half_of_a_batch_that_is_stored_whole_overlaps_it(gateway: Running) -> None:
+    lines = [counter("orders", NOW - 10_000, 5), counter("visits", NOW - 10_000, 1)]
+    covers = [5, 10, 19, 0]
+    await gateway.post(batch("snapshot", lines, "s-1", covers=covers))
+    _, answer = await gateway.post(batch("snapshot", lines[:1], "s-1/1-1", covers=covers))
+    assert answer["results"][0]["code"] == "overlap"
+    await gateway.post(batch("snapshot", lines[:1], "s-2/1-1", covers=[5, 20, 29, 0]))
+    _, answer = await gateway.post(batch("snapshot", lines, "s-2", covers=[5, 20, 29, 0]))
+    assert answer["results"][0]["code"] == "overlap"
+
+
+async def test_ids_that_end_in_a_line_feed_are_refused(gateway: Running) -> None:
+    sent = event()
+    body = batch("events", [sent | {"id": sent["id"] + "\n"}])
+    body += batch("events", [event()], agent=AGENT + "\n")
+    _, answer = await gateway.post(body)
+    line, whole = answer["results"]
+    assert line["refused"][0]["detail"].startswith("id:")
+    assert whole["code"] == "invalid"
+
+
+async def test_absurd_counts_stop_at_their_limit_and_what_follows_is_stored(gateway: Running) -> None:
+    most = 2**53 - 1
+    lines = [counter(f"c{i}", NOW - 10_000, 1, n=most) for i in range(1_100)]
+    many = [exception(repeats=most) for _ in range(1_100)]
+    for body in (batch("snapshot", lines), batch("events", many), batch("events", [exception()])):
+        status, answer = await gateway.post(body)
+        assert (status, answer["results"][0]["status"]) == (200, "stored")
+    assert (await gateway.get("counts"))["points"] == most
+    assert (await gateway.get("exceptions"))["exceptions"][0]["in_range"] > 1_000
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"book": "events", "memo": "frames", "refused": {"a": "x"}},
+        {"memo": "client", "seen": 10**400},
+        {"memo": "client", "seen": 1e300},
+        {"memo": "kernel", "dropped": -(2**63)},
+        {"memo": 5},
+    ],
+)
+async def test_a_ledger_line_that_no_page_could_show_is_refused(gateway: Running, line: Json) -> None:
+    _, answer = await gateway.post(batch("ledger", [json.dumps(line).encode()]))
+    assert answer["results"][0]["refused"][0]["code"] == "invalid"
+    assert (await gateway.page("/shop/ledger"))[0] == 200
+
+
+async def test_bodies_wait_to_be_decoded_while_others_hold_the_room(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "DECODED_HELD", 1)
+    store = gateway.gateway._store
+    assert store is not None
+    decoded, go_on = threading.Semaphore(0), threading.Event()
+
+    def counted(sent: Batch) -> Checked:
+        decoded.release()
+        return check_batch(sent)
+
+    monkeypatch.setattr(ingest, "check_batch", counted)
+    store.writer.submit(lambda db: go_on.wait(10))
+    sending = asyncio.gather(*(gateway.post(batch("events", [event()])) for _ in range(8)))
+    # Two at a time, and none once something waits to be stored.
+    assert await asyncio.to_thread(decoded.acquire, timeout=5)
+    await asyncio.sleep(0.2)
+    seen = 1
+    while decoded.acquire(blocking=False):
+        seen += 1
+    assert seen <= 2
+    go_on.set()
+    assert [status for status, _ in await sending] == [200] * 8
+    assert gateway.gateway._ingest._decoded == 0

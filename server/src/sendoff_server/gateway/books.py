@@ -24,8 +24,11 @@ def check(line: bytes) -> dict[str, Any]:
         found = msgspec.json.decode(line)
     except (ValueError, RecursionError) as error:
         raise LineError(f"not JSON: {error}") from error
-    if not isinstance(found, dict) or not isinstance(found.get("book", found.get("memo")), str):
+    if not isinstance(found, dict) or [type(found[key]) for key in ("book", "memo") if key in found] != [str]:
         raise LineError("book: a ledger line has a book or a memo")
+    for name, value in found.items():
+        if isinstance(value, int | float) and not -_MOST < value < _MOST:
+            raise LineError(f"{name[:100]}: out of range")
     if found.get("book") in PARTS:
         total, parts, by_reason = PARTS[found["book"]]
         for name in (total, *parts):

@@ -16,7 +16,7 @@ from sendoff_server.gateway.events import EventRow, LineError
 from sendoff_server.wire.batch import DEFAULT, Batch
 
 Number = Annotated[int, Meta(ge=0, le=2**53 - 1)]
-Agent = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+Agent = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ Text = Annotated[str, Meta(max_length=200)]
 Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Json = dict[str, Any]
 
+HEAVIEST = 2**31
+"""Occurrences that one event stands for at most: no honest one comes near, and SQLite can hold the sums."""
 NESTING = 12
 """Levels of ``fields``, ``user`` and ``request``. Agents allow fewer; this keeps what is stored fit to be shown."""
 MESSAGE_SHOWN = 1_000
@@ -44,7 +46,7 @@ class ChainedException(msgspec.Struct):
 class Event(msgspec.Struct):
     """One event as a batch carries it."""
 
-    id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,100}$")]
+    id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,100}\Z")]
     kind: Literal["event", "exception"]
     t: Count
     name: Annotated[str, Meta(min_length=1, max_length=200)]
@@ -57,7 +59,7 @@ class Event(msgspec.Struct):
     user: Json | None = None
     tags: dict[str, str] = {}
     fields: Json = {}
-    fingerprint: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")] | None = None
+    fingerprint: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")] | None = None
     chain: Annotated[list[ChainedException], Meta(min_length=1, max_length=32)] | None = None
     request: Json | None = None
     repeats: Count = 0
@@ -96,7 +98,7 @@ class EventRow:
     @property
     def weight(self) -> int:
         """How many occurrences it stands for."""
-        return 1 + self.event.repeats
+        return min(1 + self.event.repeats, HEAVIEST)
 
 
 def read(line: bytes) -> Event:
@@ -149,7 +151,7 @@ def user_key(user: Json | None) -> bytes | None:
     """Eight bytes of a hash that tell users apart: by their ``id``, else by all that is known of them."""
     if not user:
         return None
-    known = user.get("id", user)
+    known = user if user.get("id") is None else user["id"]
     return hashlib.blake2b(msgspec.json.encode(known, order="sorted"), digest_size=8).digest()
 
 

@@ -21,6 +21,11 @@ BODY_DEADLINE = 60.0
 """Seconds for a whole body. 8 MiB in that time is 1.1 Mbit/s; slower links send smaller bodies."""
 BYTES_HELD = 67_108_864
 """Bytes of bodies held at once before senders are asked to come back."""
+DECODED_HELD = 134_217_728
+"""About how many bytes decoded bodies may take until they are stored; beyond, no other is decoded. A few thousand bytes
+on the wire can become 64 MiB."""
+LINE_COSTS = 500
+"""Bytes that a line takes beside its text."""
 
 
 class Ingest:
@@ -31,9 +36,11 @@ class Ingest:
         self._merge = merge
         self._dedupe_s = dedupe_s
         self._now = now
-        self._held = 0
+        self._held = self._decoded = 0
+        self._stored = asyncio.Event()
         # Two threads: decompression lets go of the GIL, and a large body must not keep small ones waiting.
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="gateway-decode")
+        self._decoders = asyncio.Semaphore(2)
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -45,12 +52,11 @@ class Ingest:
             raise Problem(415, "The content type is not known", detail, f"send {CONTENT_TYPE}", "Content-Type")
         async with self._reserve(request.content_length):
             raw = await _read_body(request)
-            encoding = request.headers.get("Content-Encoding", "")
-            loop = asyncio.get_running_loop()
-            checked = await loop.run_in_executor(self._pool, _decode, raw, encoding)
-            results = await asyncio.wrap_future(self._store.writer.submit(lambda db: self._take(db, holder, checked)))
-        answer = {"results": [result.as_json() for result in results], "dedupe_s": self._dedupe_s}
-        return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+            async with self._decode(raw, request.headers.get("Content-Encoding", "")) as checked:
+                take = self._store.writer.submit(lambda db: self._take(db, holder, checked))
+                results = await asyncio.wrap_future(take)
+                answer = {"results": [result.as_json() for result in results], "dedupe_s": self._dedupe_s}
+                return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
     def _take(self, db: apsw.Connection, holder: keys.Holder, batches: list[Checked]) -> list[Result]:
         now = self._now()
@@ -70,6 +76,22 @@ class Ingest:
             yield
         finally:
             self._held -= size
+
+    @asynccontextmanager
+    async def _decode(self, raw: bytes, encoding: str) -> AsyncIterator[list[Checked]]:
+        """Decode a body as soon as there is room for what it may become, and hold the room."""
+        async with self._decoders:
+            while self._decoded >= DECODED_HELD:
+                self._stored.clear()
+                await self._stored.wait()
+            loop = asyncio.get_running_loop()
+            checked, size = await loop.run_in_executor(self._pool, _decode, raw, encoding)
+            self._decoded += size
+        try:
+            yield checked
+        finally:
+            self._decoded -= size
+            self._stored.set()
 
 
 async def _read_body(request: web.Request) -> bytes:
@@ -94,8 +116,11 @@ async def _read_body(request: web.Request) -> bytes:
     return bytes(pieces)
 
 
-def _decode(raw: bytes, encoding: str) -> list[Checked]:
-    return [check_batch(batch) for batch in decode_body(raw, encoding)]
+def _decode(raw: bytes, encoding: str) -> tuple[list[Checked], int]:
+    """What is in a body, and about how many bytes of memory that takes."""
+    batches = decode_body(raw, encoding)
+    size = sum(len(line) + LINE_COSTS for batch in batches for line in batch.lines)
+    return [check_batch(batch) for batch in batches], size
 
 
 def _too_large(length: int | None) -> Problem:

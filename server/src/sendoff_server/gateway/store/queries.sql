@@ -22,7 +22,7 @@ FROM keys JOIN projects ON projects.id = keys.project ORDER BY keys.id;
 UPDATE keys SET revoked = ?2 WHERE id = ?1 AND revoked IS NULL;
 
 -- count: Add to one of the project's counts.
-INSERT INTO counts (project, name, n) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET n = n + excluded.n;
+INSERT INTO counts (project, name, n) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET n = min(n + excluded.n, 9007199254740991);
 
 -- find_batch: What is known of a batch id.
 SELECT digest FROM batches WHERE project = ?1 AND id = ?2;

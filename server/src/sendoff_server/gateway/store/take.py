@@ -14,6 +14,8 @@ from sendoff_server.gateway.check import Checked, Cover, Refusal, Window
 from sendoff_server.gateway.events import EventRow
 from sendoff_server.gateway.store.sql import QUERIES
 
+MOST = 2**53 - 1
+"""Where counts stop, as the wire format's do: hostile numbers must not make the honest ones after them fail."""
 Merge = Callable[[Sequence[Sequence[bytes]], int], list[bytes]]
 """``merge(snapshots, length_ms)`` of the core."""
 
@@ -51,7 +53,7 @@ class Taker:
     def take(self, batches: Sequence[Checked]) -> list[Result]:
         results = [self._batch(batch) for batch in batches]
         for name, n in self.counts.items():
-            self.db.execute(QUERIES["count"], (self.project, name, n))
+            self.db.execute(QUERIES["count"], (self.project, name, min(n, MOST)))
         return results
 
     def _count(self, name: str, n: int = 1) -> None:
@@ -65,7 +67,9 @@ class Taker:
         if reason is None:
             for (digest,) in self.db.execute(QUERIES["find_batch"], (self.project, batch.id)):
                 self._count("batches.duplicate")
-                self._count("batches.conflict", digest != batch.digest)
+                if digest == batch.digest:  # the sender may not have heard what was refused of it the first time
+                    return Result(batch.id, "duplicate", batch.refused)
+                self._count("batches.conflict")
                 return Result(batch.id, "duplicate")
             reason = self._overlap(batch)
         if reason is not None:
@@ -93,7 +97,7 @@ class Taker:
             if last < new.first:
                 return None
             another_part = (first, last) == (new.first, new.last) and part != new.part
-            if not another_part and _parent(known) != _parent(batch.id):
+            if not another_part and not _halves(known, batch.id):
                 detail = f"covers: windows {first} to {last} of this run are stored as {known}"
                 return Refusal(0, None, "overlap", detail)
         return None
@@ -112,7 +116,7 @@ class Taker:
         shown = event.fingerprint if row.group else None
         self.db.execute(QUERIES["add_event"], (*key, *origin, *where, shown, row.weight, row.line))
         self._count(f"{event.kind}s.stored")
-        self._count(f"{event.kind}s.repeats", event.repeats)
+        self._count(f"{event.kind}s.repeats", row.weight - 1)
         if row.group is not None:
             self._group(row)
 
@@ -156,5 +160,7 @@ def _columns(cover: Cover) -> tuple[int, int, int, int]:
     return cover.epoch, cover.first, cover.last, cover.part
 
 
-def _parent(batch_id: str) -> str:
-    return batch_id.partition("/")[0]
+def _halves(one: str, other: str) -> bool:
+    """Whether both are parts of one split batch. The whole and a half of it hold the same lines, so those are not."""
+    (parent, *half), (its_parent, *its_half) = one.split("/", 1), other.split("/", 1)
+    return parent == its_parent and bool(half and its_half)
