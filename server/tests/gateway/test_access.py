@@ -64,3 +64,8 @@ async def test_a_key_opens_its_own_project_only(gateway: Running) -> None:
 async def test_a_revoked_key_opens_nothing(gateway: Running) -> None:
     keys.revoke(gateway.folder / "gateway", 1)
     assert await status(gateway, "/api/v1/shop/counts", {"Host": "shop.example"} | basic(gateway.key)) == 403
+
+
+@pytest.mark.parametrize("host", ["localhost:99999", "localhost:x", "127.0.0.1:80:80", "[::1"])
+async def test_a_host_name_that_is_none_shows_no_fault_of_the_gateway(gateway: Running, host: str) -> None:
+    assert await status(gateway, "/shop/", {"Host": host}) == 200

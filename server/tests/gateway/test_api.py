@@ -6,6 +6,7 @@ import pytest
 
 from sendoff_server.aggregate import snapshot
 from sendoff_server.aggregate.histogram import Distribution
+from sendoff_server.gateway import look
 
 from .support import NOW, Json, Running, batch, counter, event, exception
 
@@ -164,6 +165,7 @@ async def test_metrics_are_listed_by_name_with_their_kinds(gateway: Running) -> 
         ("events", {"limit": "ten"}, "limit"),
         ("events", {"cursor": "!"}, "cursor"),
         ("events", {"cursor": "WyJhIl0"}, "cursor"),
+        ("events", {"cursor": "Wzk5OTk5OTk5OTk5OTk5OTk5OTk5LDFd"}, "cursor"),  # [99999999999999999999,1]
         ("events", {"range": "2y"}, "range"),
         ("events", {"from": "9", "to": "3"}, "from"),
         ("events", {"from": "0"}, "from"),
@@ -200,3 +202,17 @@ async def test_a_query_that_takes_too_long_is_given_up_with_advice(gateway: Runn
     status, problem = await gateway.ask("/api/v1/shop/events", q="nowhere")
     assert status == 503
     assert "shorter range" in problem["remedy"]
+
+
+async def test_pages_of_exceptions_come_to_an_end_even_beyond_the_farthest(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(look, "FARTHEST_PAGE", 4)
+    await gateway.post(batch("events", [exception(f"{number:032x}") for number in range(9)]))
+    assert len(await pages(gateway, "exceptions", "exceptions", limit=2)) == 6
+
+
+async def test_users_without_an_id_are_told_apart_by_what_else_is_known(gateway: Running) -> None:
+    users = [{"id": None, "email": "a@example.org"}, {"id": None, "email": "b@example.org"}, {"id": 0}, None]
+    await gateway.post(batch("events", [exception(user=user) for user in users]))
+    assert (await gateway.get("exceptions"))["exceptions"][0]["users"] == 3

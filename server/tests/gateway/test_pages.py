@@ -255,3 +255,14 @@ def test_numbers_are_said_as_people_read_them(given: str, said: str) -> None:
 def test_any_time_a_sender_claims_can_be_shown(t: int) -> None:
     assert "<time" in words.ago(t, NOW)
     assert "<time" in words.when(t, NOW)
+
+
+async def test_a_filtered_list_of_events_does_not_claim_the_number_of_all(gateway: Running) -> None:
+    await gateway.post(batch("events", [event(service="web"), event(service="jobs"), event(service="jobs")]))
+    _, every = await gateway.page("/shop/events")
+    assert "<h1>3 events in" in every
+    _, some = await gateway.page("/shop/events?service=web")
+    assert "<h1>Events that match in" in some
+    assert "3 events" not in some
+    _, none = await gateway.page("/shop/events?service=nowhere")
+    assert "<h1>No event matches" in none

@@ -134,10 +134,12 @@ async def test_a_full_disk_is_answered_by_503_and_nothing_is_stored(gateway: Run
     assert status == 503
     assert problem["detail"] == "the disk is full"
     assert (await gateway.ask("/healthz"))[0] == 200
+    assert (await gateway.ask("/readyz"))[0] == 503
     assert (await gateway.get("counts"))["events"] == 0
     store.writer.submit(lambda db: db.pragma("max_page_count", 1_000_000)).result()
     status, answer = await gateway.post(batch("events", many, "b"))
     assert (status, answer["results"][0]["status"]) == (200, "stored")
+    assert (await gateway.ask("/readyz"))[0] == 200
 
 
 def test_keys_are_made_listed_and_revoked_and_only_their_hash_is_kept(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import msgspec
 
 from sendoff_server.gateway.problems import invalid
 
-T = TypeVar("T")
+T = TypeVar("T", bound=tuple[str | int, ...])
+LARGEST = 2**63 - 1
 
 
 def encode(*place: str | int) -> str:
@@ -18,7 +19,10 @@ def encode(*place: str | int) -> str:
 def decode(text: str, shape: type[T]) -> T:
     """The place a cursor names, as the tuple type ``shape``. Raises ``Problem`` 422."""
     try:
-        return msgspec.json.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=shape)
+        place = msgspec.json.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=shape)
+        if any(isinstance(part, int) and abs(part) > LARGEST for part in place):
+            raise ValueError("a number that SQLite cannot hold")
+        return place
     except (binascii.Error, ValueError) as error:
         remedy = "use the value of next from the page before, unchanged, or leave it out"
         raise invalid("cursor", "it is not one that this gateway gave", remedy) from error

@@ -69,11 +69,11 @@ def exceptions(
     db: apsw.Connection, project: int, within: Range, filters: Filters, *, sort: str, limit: int, after: str | None
 ) -> Json:
     """Groups that happened in the range, with how often they did."""
-    offset = min(cursor.decode(after, tuple[int])[0], FARTHEST_PAGE) if after else 0
+    offset = min(max(cursor.decode(after, tuple[int])[0], 0), FARTHEST_PAGE) if after else 0
     wanted = (filters.q, filters.service, filters.env, filters.release)
-    key = (project, within.start, within.end, *wanted, sort, limit + 1, max(offset, 0))
+    key = (project, within.start, within.end, *wanted, sort, limit + 1, offset)
     found = [_group(row) for row in db.execute(LOOK["groups"], key)]
-    more = cursor.encode(offset + limit) if len(found) > limit else None
+    more = cursor.encode(offset + limit) if len(found) > limit and offset + limit <= FARTHEST_PAGE else None
     return {"exceptions": found[:limit], "next": more}
 
 

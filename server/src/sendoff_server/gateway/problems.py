@@ -86,7 +86,10 @@ def middleware(page: Render) -> Middleware:
             problem = _of_http(request, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the sender is answered and the log has the trace
             problem = _of(error)
-        machine = request.path.startswith(("/api/", "/v1/")) or request.method not in ("GET", "HEAD")
+        machine = request.path.startswith(("/api/", "/v1/", "/healthz", "/readyz")) or request.method not in (
+            "GET",
+            "HEAD",
+        )
         return as_response(request, problem) if machine else page(request, problem)
 
     return answer

@@ -143,11 +143,14 @@ class Gateway:
         return web.json_response({"status": "ok"})
 
     async def _ready(self, request: web.Request) -> web.Response:
-        """The store takes writes."""
+        """The store begins transactions, and took the last that had something to store."""
         assert self._store is not None
-        async with asyncio.timeout(5):
-            await asyncio.wrap_future(self._store.writer.submit(lambda db: None))
-        failing = self._store.writer.failing
+        try:
+            async with asyncio.timeout(5):
+                await asyncio.wrap_future(self._store.writer.submit(lambda db: None))
+        except TimeoutError:
+            raise problems.retry_later("The gateway cannot store", "the disk has not answered for 5 s", 30) from None
+        failing = self._store.writer.failing()
         if failing:
             raise problems.retry_later("The gateway cannot store", failing, 30)
         return web.json_response({"status": "ready"})

@@ -18,16 +18,18 @@ async def page(scope: Scope, request: web.Request) -> Json:
     found = await scope.read(
         look.event_list, "event", scope.within, filters, limit=50, after=params.text(query, "cursor")
     )
-    counts = await scope.read(look.histogram, scope.within, STEPS, kind="event", name=filters.name)
     given = {name: query[name] for name in ("q", "name", "service", "env", "release") if query.get(name)}
     names = await scope.read(look.names, scope.within, limit=12)
+    # Only all events, or those of one name, are counted; beside any other filter that number would not be true.
+    counted = not any(name in given for name in ("q", "service", "env", "release"))
+    counts: list[int] = []
+    if counted:
+        counts = await scope.read(look.histogram, scope.within, STEPS, kind="event", name=filters.name)
     total = sum(counts)
     newest = None if total else await scope.read(look.newest, "event")
     return {
         "page": "events",
-        "heading": f"{words.plural(total, 'event')} in {scope.range_words}"
-        if total
-        else f"No events in {scope.range_words}",
+        "heading": _heading(scope, total, counted=counted, found=bool(found["events"])),
         "histogram": charts.histogram(
             counts, scope.within.start, scope.within.length, f"{total:,} events in {scope.range_words}"
         ),
@@ -38,6 +40,13 @@ async def page(scope: Scope, request: web.Request) -> Json:
         "next": found["next"] and scope.link("events", **given, cursor=found["next"]),
         "newest": None if newest is None else words.when(newest, scope.now),
     }
+
+
+def _heading(scope: Scope, total: int, *, counted: bool, found: bool) -> str:
+    if counted:
+        many = words.plural(total, "event") if total else "No events"
+        return f"{many} in {scope.range_words}"
+    return f"Events that match in {scope.range_words}" if found else "No event matches"
 
 
 def _row(event: Json, now: int) -> Json:

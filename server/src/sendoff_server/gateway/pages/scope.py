@@ -60,7 +60,7 @@ class Scope:
             _trust(agents),
             request.path,
             dict(request.query),
-            str(request.url.origin()),
+            f"{request.scheme}://{request.host}",  # what a bad Host header holds is shown, never parsed
             api,
         )
 

@@ -157,6 +157,7 @@ FILTERS = {
     "count": count,
     "quantity": quantity,
     "span": span,
+    "ago": ago,
     "exact": exact,
     "brief": brief,
     "plural": plural,

@@ -3,6 +3,7 @@
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 GROUP = 64
 """Pieces of work in one transaction at most."""
+REMEMBERED_S = 60.0
 
 
 class Busy(Exception):
@@ -39,8 +41,7 @@ class Writer:
         self._db = db
         self._queue: queue.Queue[_Work | None] = queue.Queue(waiting)
         self._thread = threading.Thread(target=self._loop, name="gateway-writer", daemon=True)
-        self.failing: str | None = None
-        """Why the last commit failed; None when it did not."""
+        self._failed: tuple[str, float] | None = None
 
     def start(self) -> None:
         self._thread.start()
@@ -49,6 +50,11 @@ class Writer:
         """Finish what waits, then close the connection. Blocks."""
         self._queue.put(None)
         self._thread.join()
+
+    def failing(self) -> str | None:
+        """Why storing failed the last time it was tried. Forgotten after a while, or who waits would wait for ever."""
+        failed = self._failed
+        return failed[0] if failed is not None and time.monotonic() - failed[1] < REMEMBERED_S else None
 
     def submit(self, run: Callable[[apsw.Connection], T]) -> "Future[T]":
         """Have ``run`` called within a transaction; the future is set after the commit. Raises ``Busy``."""
@@ -72,6 +78,7 @@ class Writer:
         self._db.close()
 
     def _commit(self, works: list[_Work]) -> None:
+        before = self._db.total_changes()
         try:
             self._db.execute("BEGIN IMMEDIATE")
             for work in works:
@@ -80,11 +87,12 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - whatever failed, nothing was stored and everyone must be told
             self._roll_back()
             failure = _translate(error)
-            self.failing = str(failure)
+            self._failed = str(failure), time.monotonic()
             for work in works:
                 work.done.set_exception(failure)
             return
-        self.failing = None
+        if self._db.total_changes() != before:  # what changes nothing needs no room
+            self._failed = None
         for work in works:
             if work.error is not None:
                 work.done.set_exception(work.error)
