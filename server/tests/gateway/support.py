@@ -27,10 +27,16 @@ def settings(folder: Path, listen: str = "127.0.0.1:0", **retention: float) -> S
 
 @dataclass
 class Clock:
+    """The gateway's clock. ``ms`` is the time that passes, ``ahead`` by how much the clock is wrong."""
+
     ms: int = NOW
+    ahead: int = 0
 
     def __call__(self) -> int:
-        return self.ms
+        return self.ms + self.ahead
+
+    def running(self) -> float:
+        return self.ms / 1000
 
 
 @dataclass
@@ -80,7 +86,7 @@ async def running(
 ) -> AsyncIterator[Running]:
     clock = clock or Clock()
     key = keys.create(folder / "gateway", "shop", now_ms=clock.ms)
-    gateway = Gateway(settings(folder, listen, **retention), now=clock)
+    gateway = Gateway(settings(folder, listen, **retention), now=clock, running=clock.running)
     await gateway.start()
     try:
         async with aiohttp.ClientSession() as http:

@@ -8,8 +8,17 @@ import apsw
 import pytest
 
 from sendoff_server.gateway import Gateway, keys
-from sendoff_server.gateway.store import StoreError, database, open_for_reading, open_for_writing, open_store
+from sendoff_server.gateway.store import (
+    DiskFailed,
+    StoreError,
+    Writer,
+    database,
+    open_for_reading,
+    open_for_writing,
+    open_store,
+)
 from sendoff_server.gateway.store.sql import LOOK, QUERIES
+from sendoff_server.spool.reserve import Reserve
 
 from .support import Running, batch, event, running, settings
 
@@ -160,3 +169,38 @@ def test_keys_are_made_listed_and_revoked_and_only_their_hash_is_kept(tmp_path: 
 def test_a_project_name_that_cannot_be_an_address_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="project"):
         keys.create(tmp_path, name)
+
+
+def test_on_a_full_disk_what_frees_gets_the_reserve_and_nothing_is_stored_until_it_is_back(tmp_path: Path) -> None:
+    class Room(Reserve):
+        """A reserve of a hundred pages, on a disk whose end is SQLite's own limit."""
+
+        held = True
+
+        def hold(self) -> bool:
+            return self.held
+
+        def give_back(self) -> bool:
+            was, self.held = self.held, False
+            db.pragma("max_page_count", int(str(db.pragma("page_count"))) + 100)
+            return was
+
+    db = open_for_writing(tmp_path)
+    room = Room(tmp_path / "reserve")
+    writer = Writer(db, room)
+    writer.start()
+
+    def grow(db: apsw.Connection) -> None:
+        db.execute("INSERT INTO counts VALUES (1, hex(randomblob(20000)), 1)")
+
+    db.pragma("max_page_count", int(str(db.pragma("page_count"))))
+    with pytest.raises(DiskFailed, match="full"):
+        writer.submit(grow).result()
+    assert room.held
+    writer.submit(grow, frees=True).result()
+    assert not room.held
+    with pytest.raises(DiskFailed, match="full"):
+        writer.submit(lambda db: None).result()
+    room.held = True
+    writer.submit(grow).result()
+    writer.stop()

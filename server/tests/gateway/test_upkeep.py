@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from .support import AGENT, NOW, Clock, Json, Running, batch, counter, event, exception, running
 
 DAY = 86_400_000
@@ -130,3 +132,32 @@ async def test_windows_that_become_longer_than_a_line_are_merged_and_read_and_hi
         await gateway.gateway._upkeep.once()
         for name in ("wide", "after"):
             assert {length for _, length in await windows(gateway, name)} == {60_000}
+
+
+@pytest.mark.parametrize("ahead", [5_000 * DAY, -5_000 * DAY])
+async def test_a_clock_that_jumps_deletes_nothing(tmp_path: Path, ahead: int) -> None:
+    clock = Clock(NOW)
+    async with running(tmp_path, clock=clock, events=DAY / 1000) as gateway:
+        await gateway.post(batch("events", [event()]))
+        clock.ahead = ahead
+        await gateway.gateway._upkeep.once()
+        assert len((await gateway.get("events", **{"from": NOW - DAY, "to": NOW}))["events"]) == 1
+    async with running(tmp_path, clock=clock, events=DAY / 1000) as gateway:  # nor one that is wrong at the start
+        await gateway.gateway._upkeep.once()
+        assert len((await gateway.get("events", **{"from": NOW - DAY, "to": NOW}))["events"]) == 1
+    clock.ahead = 0
+    async with running(tmp_path, clock=clock, events=DAY / 1000) as gateway:
+        await gateway.gateway._upkeep.once()
+        clock.ms += 2 * DAY
+        await gateway.gateway._upkeep.once()
+        assert (await gateway.get("events", **{"from": NOW - DAY, "to": NOW}))["events"] == []
+
+
+async def test_agents_not_heard_of_for_the_retention_of_events_are_forgotten(tmp_path: Path) -> None:
+    clock = Clock(NOW)
+    async with running(tmp_path, clock=clock, events=DAY / 1000) as gateway:
+        await gateway.post(batch("ledger", [{"memo": "kernel", "dropped": 1}]))
+        clock.ms += 2 * DAY
+        await gateway.post(batch("ledger", [{"memo": "kernel", "dropped": 1}], agent="b" * 32, made=clock.ms))
+        await gateway.gateway._upkeep.once()
+        assert [agent["agent"] for agent in (await gateway.get("ledger"))["agents"]] == ["b" * 32]

@@ -41,9 +41,16 @@ SECURITY = {
 class Gateway:
     """Takes batches in and shows what is in them. ``addresses`` is known after ``start``."""
 
-    def __init__(self, settings: "Settings", *, now: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+    def __init__(
+        self,
+        settings: "Settings",
+        *,
+        now: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        running: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings.gateway
         self._now = now
+        self._running = running
         self.addresses: dict[str, str] = {}
         self._waiting: dict[RequestHandler, asyncio.TimerHandle] = {}
         self._store: Store | None = None
@@ -64,7 +71,7 @@ class Gateway:
             raise
         core = make_core(Limits())
         keep = self._settings.retention
-        self._upkeep = Upkeep(self._store, keep, core.merge, now=self._now)
+        self._upkeep = Upkeep(self._store, keep, core.merge, now=self._now, running=self._running)
         self._ingest = Ingest(self._store, core.merge, dedupe_s=self._upkeep.dedupe_s, now=self._now)
         names = [each.getsockname() for each in sockets]
         self._runner = web.AppRunner(

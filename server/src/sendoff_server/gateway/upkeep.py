@@ -3,10 +3,14 @@
 Merging keeps totals: counters, distributions and sets lose nothing but detail in time, and every step is one small
 transaction in which the longer window replaces the shorter ones, so a crash leaves either. Steps are short because they
 share the one writer with those who send.
+
+Ages are reckoned by the store's own running time, from its newest row on: a clock that jumps deletes nothing, and what
+is kept does not grow old while the gateway is off.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -45,11 +49,21 @@ class Cutoffs:
 class Upkeep:
     """Runs passes until stopped. ``dedupe_s``: how long repeats are recognised, in seconds."""
 
-    def __init__(self, store: Store, keep: "RetentionSettings", merge: Merge, *, now: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        keep: "RetentionSettings",
+        merge: Merge,
+        *,
+        now: Callable[[], int],
+        running: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._keep = keep
         self._merge = merge
         self._now = now
+        self._running = running
+        self._began: tuple[int, float] | None = None
         self._task: asyncio.Task[None] | None = None
         self.dedupe_s = int(max(keep.events, LEAST_DEDUPE_S))
 
@@ -71,13 +85,14 @@ class Upkeep:
 
     async def once(self) -> None:
         """One pass over everything."""
-        now = self._now()
+        now = await self._reckoned()
         ages = (self._keep.raw, self._keep.minute, self._keep.ten_minutes, self._keep.events, self.dedupe_s)
         cut = Cutoffs(*(now - int(age * 1000) for age in ages))
         for name, before in (
             ("drop_old_events", cut.events),
             ("drop_old_event_ids", cut.dedupe),
             ("drop_old_batches", cut.dedupe),
+            ("drop_old_ledgers", cut.events),
         ):
             while await self._write(_drop, name, before):
                 pass
@@ -88,8 +103,17 @@ class Upkeep:
             last = await self._write(self._series_step, last, cut)
         await self._write(lambda db: db.execute("PRAGMA incremental_vacuum(2000)").fetchall())
 
+    async def _reckoned(self) -> int:
+        """The time that ages are counted from, in Unix ms: what the newest row says, and how long this ran since."""
+        if self._began is None:
+            newest = await self._write(lambda db: db.execute(QUERIES["newest_received"]).get)
+            now = self._now()
+            self._began = (now if newest is None else min(now, newest), self._running())
+        at, running = self._began
+        return at + int((self._running() - running) * 1000)
+
     async def _write(self, step: Callable[..., Any], *args: Any) -> Any:
-        return await asyncio.wrap_future(self._store.writer.submit(lambda db: step(db, *args)))
+        return await asyncio.wrap_future(self._store.writer.submit(lambda db: step(db, *args), frees=True))
 
     def _series_step(self, db: apsw.Connection, after: int, cut: Cutoffs) -> int | None:
         """Some series from number ``after`` on; gives the number to go on from, None at the end."""

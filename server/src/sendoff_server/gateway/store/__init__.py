@@ -15,6 +15,7 @@ from sendoff_server.gateway.store.database import (
 )
 from sendoff_server.gateway.store.readers import Readers, TooSlow
 from sendoff_server.gateway.store.writer import Busy, DiskFailed, Writer
+from sendoff_server.spool.reserve import Reserve
 
 __all__ = [
     "FILE",
@@ -57,7 +58,7 @@ def open_store(folder: Path) -> Store:
     except BaseException:
         lock.close()
         raise
-    writer = Writer(db)
+    writer = Writer(db, Reserve(folder / "reserve"))
     writer.start()
     return Store(folder, writer, Readers(folder), lock)
 

@@ -121,6 +121,12 @@ DELETE FROM event_ids WHERE (project, id) IN (SELECT project, id FROM event_ids 
 -- drop_old_batches: Batch ids beyond the time for which repeats are recognised.
 DELETE FROM batches WHERE (project, id) IN (SELECT project, id FROM batches WHERE received < ?1 LIMIT ?2);
 
+-- drop_old_ledgers: Books of agents that were not heard of for so long.
+DELETE FROM ledgers WHERE (project, agent) IN (SELECT project, agent FROM ledgers WHERE received < ?1 LIMIT ?2);
+
+-- newest_received: When something came in last.
+SELECT max(received) FROM (SELECT max(received) AS received FROM batches UNION ALL SELECT max(received) FROM ledgers);
+
 -- old_groups: Groups of which no event is left and nothing new came.
 SELECT project, fingerprint FROM exception_groups AS g WHERE last_seen < ?1
 AND NOT EXISTS (SELECT 1 FROM events WHERE events.project = g.project AND events.fingerprint = g.fingerprint) LIMIT ?2;

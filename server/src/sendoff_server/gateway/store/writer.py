@@ -1,4 +1,8 @@
-"""The one thread that writes. Work that waits is committed together, so a sync is paid once for many requests."""
+"""The one thread that writes. Work that waits is committed together, so a sync is paid once for many requests.
+
+Deleting is writing, too, and needs room: on a full disk what frees gets the reserve, and nothing else is stored until
+the reserve can be made again.
+"""
 
 import logging
 import queue
@@ -10,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import apsw
+
+from sendoff_server.spool.reserve import Reserve
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -29,6 +35,7 @@ class DiskFailed(Exception):
 @dataclass(slots=True)
 class _Work:
     run: Callable[[apsw.Connection], Any]
+    frees: bool
     done: "Future[Any]" = field(default_factory=Future)
     result: Any = None
     error: BaseException | None = None
@@ -37,8 +44,9 @@ class _Work:
 class Writer:
     """Owns the writing connection. ``submit`` may be called from any thread."""
 
-    def __init__(self, db: apsw.Connection, *, waiting: int = 256) -> None:
+    def __init__(self, db: apsw.Connection, reserve: Reserve, *, waiting: int = 256) -> None:
         self._db = db
+        self._reserve = reserve
         self._queue: queue.Queue[_Work | None] = queue.Queue(waiting)
         self._thread = threading.Thread(target=self._loop, name="gateway-writer", daemon=True)
         self._failed: tuple[str, float] | None = None
@@ -56,9 +64,12 @@ class Writer:
         failed = self._failed
         return failed[0] if failed is not None and time.monotonic() - failed[1] < REMEMBERED_S else None
 
-    def submit(self, run: Callable[[apsw.Connection], T]) -> "Future[T]":
-        """Have ``run`` called within a transaction; the future is set after the commit. Raises ``Busy``."""
-        work = _Work(run)
+    def submit(self, run: Callable[[apsw.Connection], T], *, frees: bool = False) -> "Future[T]":
+        """Have ``run`` called within a transaction; the future is set after the commit. Raises ``Busy``.
+
+        ``frees``: it makes more room than it takes, so it may use the reserve of a full disk.
+        """
+        work = _Work(run, frees)
         try:
             self._queue.put_nowait(work)
         except queue.Full:
@@ -78,6 +89,13 @@ class Writer:
         self._db.close()
 
     def _commit(self, works: list[_Work]) -> None:
+        taking = [work for work in works if not work.frees]
+        freeing = [work for work in works if work.frees]
+        if taking and not self._hold_reserve():
+            self._fail(taking, apsw.FullError())
+            works = freeing
+        if not works:
+            return
         before = self._db.total_changes()
         try:
             self._db.execute("BEGIN IMMEDIATE")
@@ -86,10 +104,11 @@ class Writer:
             self._db.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - whatever failed, nothing was stored and everyone must be told
             self._roll_back()
-            failure = _translate(error)
-            self._failed = str(failure), time.monotonic()
-            for work in works:
-                work.done.set_exception(failure)
+            if isinstance(error, apsw.FullError) and freeing and self._reserve.give_back():
+                self._fail([work for work in works if not work.frees], error)
+                self._commit(freeing)
+            else:
+                self._fail(works, error)
             return
         if self._db.total_changes() != before:  # what changes nothing needs no room
             self._failed = None
@@ -99,8 +118,25 @@ class Writer:
             else:
                 work.done.set_result(work.result)
 
+    def _fail(self, works: list[_Work], error: Exception) -> None:
+        failure = _translate(error)
+        self._failed = str(failure), time.monotonic()
+        for work in works:
+            work.done.set_exception(failure)
+
+    def _hold_reserve(self) -> bool:
+        """Whether the reserve is there. If not, what the log has no more use for goes back to the disk first."""
+        if self._reserve.hold():
+            return True
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except apsw.Error as error:
+            log.debug("no room could be made: %s", error)
+        return self._reserve.hold()
+
     def _run(self, work: _Work) -> None:
         """One piece fails alone: a savepoint takes back what it did. A failing disk fails the whole group."""
+        work.error = None  # of a try before, on a full disk
         self._db.execute("SAVEPOINT work")
         try:
             work.result = work.run(self._db)
