@@ -1,6 +1,7 @@
 """Connections that are not what they should be: slow, cut off, or no HTTP. None may hold the gateway."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -118,3 +119,15 @@ async def test_an_unexpected_failure_gives_a_reference_and_no_trace(
 
 async def test_readiness_asks_the_store(gateway: Running) -> None:
     assert await gateway.ask("/readyz") == (200, {"status": "ready"})
+
+
+async def test_who_sends_does_not_wait_for_slow_questions(gateway: Running) -> None:
+    store = gateway.gateway._store
+    assert store is not None
+    answered = threading.Event()
+    slow = [asyncio.create_task(store.readers.read(lambda db: answered.wait(10))) for _ in range(6)]
+    async with asyncio.timeout(5):
+        status, _ = await gateway.post(batch("events", [event()]))
+    assert status == 200
+    answered.set()
+    await asyncio.gather(*slow)

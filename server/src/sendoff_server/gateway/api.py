@@ -49,7 +49,7 @@ class Api:
 
     async def visible(self, request: web.Request) -> int | None:
         """None when the reader may see every project, else the number of the one. Raises ``Problem`` 401 or 403."""
-        holder = await access.reader(request, self._store.readers, loopback=self._loopback)
+        holder = await access.reader(request, self._store.keys, loopback=self._loopback)
         return None if holder is None else holder.project
 
     async def projects(self, request: web.Request) -> list[Json]:

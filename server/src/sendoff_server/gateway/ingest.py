@@ -46,7 +46,7 @@ class Ingest:
         self._pool.shutdown()
 
     async def post(self, request: web.Request) -> web.Response:
-        holder = await access.sender(request, self._store.readers)
+        holder = await access.sender(request, self._store.keys)
         if request.content_type != CONTENT_TYPE:
             detail = f"Content-Type is {request.headers.get('Content-Type', 'missing')[:100]!r}"
             raise Problem(415, "The content type is not known", detail, f"send {CONTENT_TYPE}", "Content-Type")

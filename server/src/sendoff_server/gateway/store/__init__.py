@@ -35,17 +35,22 @@ __all__ = [
 
 @dataclass(slots=True)
 class Store:
-    """An open store. ``writer.submit`` writes, ``await readers.read`` reads."""
+    """An open store. ``writer.submit`` writes, ``await readers.read`` reads.
+
+    ``keys`` reads, too, but only who is asking: whoever sends must not wait for slow questions of whoever looks.
+    """
 
     folder: Path
     writer: Writer
     readers: Readers
+    keys: Readers
     _lock: IO[str]
 
     def close(self) -> None:
         """Finish what waits to be written. Blocks."""
         # The last connection to close empties the write-ahead log into the file, which a reading one could not.
         self.readers.close()
+        self.keys.close()
         self.writer.stop()
         self._lock.close()
 
@@ -60,7 +65,7 @@ def open_store(folder: Path) -> Store:
         raise
     writer = Writer(db, Reserve(folder / "reserve"))
     writer.start()
-    return Store(folder, writer, Readers(folder), lock)
+    return Store(folder, writer, Readers(folder), Readers(folder, threads=1), lock)
 
 
 def _lock(folder: Path) -> IO[str]:
