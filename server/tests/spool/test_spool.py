@@ -151,6 +151,21 @@ async def test_events_come_before_snapshots_and_new_snapshots_before_old_ones(op
     assert batches[1].made_ms > batches[2].made_ms
 
 
+@pytest.mark.parametrize("size", [0, 50_000])
+async def test_more_events_than_a_lease_holds_leave_room_for_one_snapshot(open_spool: OpenSpool, size: int) -> None:
+    spool = open_spool("main")
+    await spool.journal(rotation(spool, 1))
+    for number in range(6):
+        await spool.put([EventIn(os.urandom(size // 2).hex().encode() or b"{}", f"e{number}", "shop")], [])
+    batches = await spool.lease("main", LATER, max_batches=4, max_bytes=4_000_000 if size == 0 else 150_000)
+    kinds = [batch.kind for batch in batches]
+    assert kinds[-1] == "snapshot"
+    assert kinds.count("events") == len(kinds) - 1 >= 2
+    assert len(kinds) <= 4
+    assert size == 0 or sum(len(batch.blob) for batch in batches) <= 150_000
+    assert [batch.kind for batch in await spool.lease("main", LATER, max_batches=1)] == ["events"]
+
+
 async def test_a_large_snapshot_is_sealed_in_parts_of_one_cover(open_spool: OpenSpool) -> None:
     spool = open_spool("main")
     one = rotation(spool, 1)

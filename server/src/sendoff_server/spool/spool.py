@@ -181,7 +181,7 @@ class Spool:
     async def lease(
         self, output: str, now_ms: int, *, max_batches: int = 64, max_bytes: int = 8 * 1024 * 1024
     ) -> list[Sealed]:
-        """What an output is to send next: events (oldest first), then snapshots (newest first).
+        """What an output is to send next: events (oldest first), then snapshots (newest first), but always one.
 
         Sealed batches come again, under the same id, until they are settled. If there is room, the journal rows whose
         interval is over are merged and sealed first. Raises ``SpoolFailed``, ``KeyError`` for an unknown output.
@@ -189,18 +189,22 @@ class Spool:
         spec = self._outputs[output]
         async with self._leases[output]:
             events = await self._waiting("waiting_events", output, max_batches, max_bytes)
-            if len(events) >= max_batches or _size(events) >= max_bytes:
-                return _bounded(events, max_bytes)
             failure: SpoolFailed | None = None
             try:
                 await self._seal(spec, now_ms)
             except SpoolFailed as error:
                 failure = error  # A disk that takes nothing new must not keep what is sealed from being delivered.
             left, room = max_batches - len(events), max_bytes - _size(events)
-            found = events + await self._waiting("waiting_snapshots", output, left, room)
-            if failure and not found:
+            snapshots = await self._waiting("waiting_snapshots", output, max(left, 1), room)
+            if failure and not (events or snapshots):
                 raise failure
-            return _bounded(found, max_bytes)
+            # However many events there are, one snapshot goes with them, or metrics would wait for their end.
+            while len(events) > 1 and not _fits(events + snapshots[:1], max_batches, max_bytes):
+                events.pop()
+            found = (events + snapshots)[:max_batches]
+            while len(found) > 1 and not _fits(found, max_batches, max_bytes):
+                found.pop()
+            return found
 
     async def settle(self, output: str, results: Sequence[Settlement]) -> None:
         """Record what became of batches, for good. Settling one twice changes nothing. Raises ``SpoolFailed``."""
@@ -299,15 +303,10 @@ def _size(batches: Sequence[Sealed]) -> int:
     return sum(len(batch.blob) for batch in batches)
 
 
-def _bounded(batches: list[Sealed], max_bytes: int) -> list[Sealed]:
-    """As many from the front as fit a body, at least one."""
-    size = decoded = 0
-    for index, batch in enumerate(batches):
-        size += len(batch.blob)
-        decoded += batch.decoded
-        if index and (size > max_bytes or decoded > DECODED_BYTES):
-            return batches[:index]
-    return batches
+def _fits(batches: Sequence[Sealed], max_batches: int, max_bytes: int) -> bool:
+    """Whether they fit one body."""
+    decoded = sum(batch.decoded for batch in batches)
+    return len(batches) <= max_batches and _size(batches) <= max_bytes and decoded <= DECODED_BYTES
 
 
 def _meta(connection: apsw.Connection, key: str) -> Any:
