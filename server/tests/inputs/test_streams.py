@@ -179,6 +179,20 @@ async def test_a_unit_that_does_not_come_to_its_end_ends_its_connection(scene: S
     await scene.until(lambda: scene.seen.sessions[2].text == b"typed slowly by a person:1|c\n")
 
 
+async def test_the_time_for_a_unit_does_not_run_while_nothing_is_read(scene: Scene) -> None:
+    peer = await scene.peer()
+    await scene.send(peer, encode_unit(b"a:1|c")[:5])
+    await scene.until(lambda: scene.input.pending == 5)
+    scene.input.pause()
+    scene.clock.now += 10 * module.UNIT_DEADLINE
+    scene.input.resume()
+    scene.input.sweep()
+    assert (scene.input.open, scene.input.counts.stalled) == (1, 0)
+    scene.clock.now += module.UNIT_DEADLINE + 1
+    scene.input.sweep()
+    assert scene.input.counts.stalled == 1
+
+
 async def test_half_read_units_have_a_limit_together_and_the_one_begun_first_pays(scene: Scene) -> None:
     peers = [await scene.peer() for _ in range(4)]
     for peer in peers:

@@ -36,7 +36,7 @@ KEYS = {
     "uptime_s": "seconds",
     "memory_bytes": "resident memory",
     "addresses": "where it listens: input name, web, control",
-    "inputs": "a list: name, address, per_second, what it counted, frames, refused {reason: n}",
+    "inputs": "a list: name, address, per_second, what it counted, frames, lines, refused_frames {reason: n}",
     "clients": "a list of client memos (wire format, section 6), live ones first, at most 1,000",
     "clients_known": "how many there are",
     "books": "events, points_in, points_out, lines, folded_clients (lists); balanced, imbalances; in_windows: windows "

@@ -211,7 +211,11 @@ class StreamInput:
 
     def resume(self) -> None:
         self._paused = False
+        now = self.clock()
         for connection in self._connections:
+            connection.last_read = now  # that nothing came was not its peer's fault
+            if connection.unit_since is not None:
+                connection.unit_since = now
             connection.set_reading(True)
 
     def stop_accepting(self) -> None:
