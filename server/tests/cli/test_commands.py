@@ -86,6 +86,10 @@ def test_a_key_that_is_not_there_cannot_be_revoked(sendoff: Sendoff) -> None:
     done = sendoff("gateway", "keys", "revoke", "7")
     assert (done.returncode, done.stdout) == (1, "")
     assert "no key 7" in done.stderr
+    for number in ("0", "99999999999999999999"):
+        done = sendoff("gateway", "keys", "revoke", number)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "Traceback" not in done.stderr
 
 
 def test_a_project_name_that_cannot_be_an_address_is_refused_in_one_line(sendoff: Sendoff) -> None:

@@ -108,3 +108,10 @@ def test_dev_takes_free_places_beside_an_agent_that_runs(sendoff: Sendoff) -> No
     assert f"http://{taken['web']}" not in said
     os.kill(dev.pid, signal.SIGTERM)
     assert dev.wait(30) == 0
+
+
+def test_dev_starts_also_where_the_gateway_listens_on_every_address(sendoff: Sendoff) -> None:
+    dev = sendoff.begin("dev", SENDOFF_GATEWAY_LISTEN="0.0.0.0:0", SENDOFF_WEB_LISTEN="")
+    assert "its pages are switched off" in read_until(dev, "Ctrl-C ends it", out=True)
+    dev.send_signal(signal.SIGINT)
+    assert dev.wait(30) == 0

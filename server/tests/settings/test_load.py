@@ -70,6 +70,18 @@ def test_all_faults_are_reported_at_once_each_with_its_place(write: Write) -> No
     assert all(fault.problem and fault.remedy for fault in faults)
 
 
+def test_a_wrong_name_of_an_output_hides_no_other_fault_of_outputs(write: Write) -> None:
+    path = write('[outputs."My Out"]\nurl = "x"\n[outputs.main]\ncompresion = "zstd"\n[outputs.unassigned]\n')
+    assert {(fault.key, fault.value) for fault in faults_of(path, {})} == {
+        ("outputs.My Out", None),
+        ("outputs.My Out.url", '"x"'),
+        ("outputs.main.url", None),
+        ("outputs.main.compresion", None),
+        ("outputs.unassigned", None),
+        ("outputs.unassigned.url", None),
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "meant"),
     [

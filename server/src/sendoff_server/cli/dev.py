@@ -38,12 +38,13 @@ def _words(look: "FirstLook") -> str:
     agent = look.agent.addresses
     socket = f'\n  os.environ["SENDOFF_SOCKET"] = "{look.socket}"' if look.socket_is_unusual else ""
     statsd = agent.get("udp")
+    pages = f"http://{agent['web']}/" if agent.get("web") else "its pages are switched off"
     plain = f"\nor send any StatsD line to udp://{statsd}\n" if statsd else ""
     return f"""
 Sendoff runs: agent and gateway in one process, for a first look.
 
   look here   {look.page}
-  the agent   http://{agent.get("web", "(switched off)")}/
+  the agent   {pages}
   data        {look.folder} (delete it to begin anew)
 
 Put this into an app, after `pip install sendoff`:

@@ -37,7 +37,8 @@ class FirstLook:
         await gateway.start()
         try:
             url = f"http://{gateway.addresses['http']}"
-            output = OutputSettings(url=url, key=SecretStr(key), interval=INTERVAL_S)
+            # The gateway is this process, also where it listens on every address.
+            output = OutputSettings(url=url, key=SecretStr(key), interval=INTERVAL_S, allow_plaintext=True)
             agent = Agent(settings.model_copy(update={"outputs": {**settings.outputs, PROJECT: output}}))
             await agent.start()
         except BaseException:

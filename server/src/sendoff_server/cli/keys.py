@@ -66,7 +66,7 @@ def list_(outer: Path | None, config: Path | None, as_json: bool) -> None:
 
 
 @keys.command()
-@click.argument("key_id", metavar="ID", type=int)
+@click.argument("key_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
 @config_option
 @json_option
 @click.pass_obj

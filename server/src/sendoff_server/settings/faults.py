@@ -50,6 +50,8 @@ def closest(word: str, known: Iterable[str], cutoff: float = 0.75) -> str | None
 def from_pydantic(error: ErrorDetails, origins: Mapping[str, str], fallback: str) -> Fault:
     """One of pydantic's errors in our words. ``origins`` says by path where a value came from."""
     path = tuple(str(part) for part in error["loc"])
+    if path[-1:] == ("[key]",):  # A name in a table is at fault, not what stands under it.
+        path, error = path[:-1], {**error, "input": {}}
     key = ".".join(path)
     where = _origin(key, origins, fallback)
     problem, remedy = _words(error, path)

@@ -349,16 +349,19 @@ class GatewaySettings(_Section):
 OUTPUT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
 
-def _named(value: object) -> object:
+def _outputs(value: object) -> object:
     if not isinstance(value, dict):
         raise wrong("is not a table of outputs", "write a section [outputs.NAME] for each output")
-    for name in value:
-        if not OUTPUT_NAME.fullmatch(str(name)) or name == "unassigned":
-            raise wrong(
-                f"has an output named {name!r}",
-                "use 1 to 40 of a-z, 0-9, - and _, beginning with a letter; unassigned is taken",
-            )
     return value
+
+
+def _output_name(name: str) -> str:
+    if not OUTPUT_NAME.fullmatch(name) or name == "unassigned":
+        raise wrong(
+            "cannot be the name of an output",
+            "use 1 to 40 of a-z, 0-9, - and _, beginning with a letter; unassigned is taken",
+        )
+    return name
 
 
 class Settings(_Section):
@@ -367,7 +370,9 @@ class Settings(_Section):
     agent: AgentSettings = Field(default_factory=AgentSettings)
     inputs: InputsSettings = Field(default_factory=InputsSettings)
     web: WebSettings = Field(default_factory=WebSettings)
-    outputs: Annotated[dict[str, OutputSettings], BeforeValidator(_named)] = Field(default_factory=dict)
+    outputs: Annotated[
+        dict[Annotated[str, AfterValidator(_output_name)], OutputSettings], BeforeValidator(_outputs)
+    ] = Field(default_factory=dict)
     gateway: GatewaySettings = Field(default_factory=GatewaySettings)
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
