@@ -90,6 +90,23 @@ async def test_stopping_gives_up_in_time_and_loses_nothing(
     assert await numbers(spool, "main") == (0, 1, 0)
 
 
+async def test_what_was_answered_while_another_request_hangs_is_not_sent_again_after_a_stop(
+    delivery: Delivery, spool: Spool, destination: Destination
+) -> None:
+    await put(spool, "a", "b", "c")
+
+    async def hang_once(request, batches):  # type: ignore[no-untyped-def]
+        hanging = destination.hanging.is_set() or request.path != "/hook"
+        return await (destination.store if hanging else destination.hang)(request, batches)
+
+    destination.always = hang_once
+    delivery.start()
+    async with asyncio.timeout(3):  # the one that hangs is given up after five seconds
+        await until(lambda: delivery.status()[1]["lines"] == 2)
+    await delivery.stop(0.2)
+    assert await numbers(spool, "hook") == (2, 1, 0)
+
+
 async def test_the_ledger_goes_to_gateways_that_answer_with_a_rising_ordinal(
     delivery: Delivery, spool: Spool, destination: Destination
 ) -> None:

@@ -94,7 +94,7 @@ class Delivery:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for worker in self._workers:
-            await worker.output.close()
+            await worker.close()
 
     async def _drain(self, worker: Worker) -> None:
         """Let the round under way end by itself, then go on until nothing is left."""

@@ -122,6 +122,14 @@ class Worker:
         while await self._guarded_step() <= 0:
             pass
 
+    async def close(self) -> None:
+        """After the last round, which may have been cut off: what has an answer is settled, whatever else hangs."""
+        try:
+            await self._settle_owed()
+        except SpoolError as error:
+            log.warning("output %s: what it took last will be sent again: %s", self.output.name, error)
+        await self.output.close()
+
     async def _guarded_step(self) -> float:
         try:
             return await self.step()
@@ -156,11 +164,12 @@ class Worker:
         if not requests:
             return self._idle_s()
         self.counters.requests += len(requests)
-        outcomes = await asyncio.gather(*(self.output.send(request) for request in requests))
-        for request, outcome in zip(requests, outcomes, strict=True):
-            self._digest(request, outcome)
+        await asyncio.gather(*(self._exchange(request) for request in requests))
         await self._settle_owed()
         return self.next_try_s
+
+    async def _exchange(self, request: list[Sealed]) -> None:
+        self._digest(request, await self.output.send(request))
 
     async def _settle_owed(self) -> None:
         """What the destination has said is kept until the spool has it, or it would all be sent again."""
