@@ -70,6 +70,28 @@ def test_a_message_whose_arguments_do_not_fit_is_still_written() -> None:
     assert "%d apples (its arguments do not fit" in stream.getvalue()
 
 
+class Rude:
+    def __str__(self) -> str:
+        raise RuntimeError("no text for you")
+
+
+def test_an_argument_that_cannot_be_shown_hurts_nobody_not_even_as_a_repeat() -> None:
+    stream = io.StringIO()
+    logs = Logs(stream, TextFormatter())
+    logs.handle(record("a guest: %s", Rude()))
+    logs.handle(record("the next"))
+    logs.finish(5)
+    assert "a guest: %s (its arguments do not fit" in stream.getvalue()
+    assert "the next" in stream.getvalue()
+    clock = Clock()
+    repeats = Repeats(clock, burst=1, window_s=10)
+    assert [repeats.filter(record("a guest: %s", Rude())) for _ in range(3)] == [True, False, False]
+    clock.now = 10
+    late = record("a guest: %s", Rude())
+    assert repeats.filter(late)
+    assert "and 2 more like it before" in late.getMessage()
+
+
 def test_a_full_queue_loses_lines_counts_them_and_never_blocks() -> None:
     class Stuck(io.StringIO):
         freed = threading.Event()
@@ -89,14 +111,15 @@ def test_a_full_queue_loses_lines_counts_them_and_never_blocks() -> None:
     assert stream.getvalue().count("line ") >= 5
 
 
-def test_a_write_that_fails_loses_that_line_and_no_other() -> None:
+@pytest.mark.parametrize("failure", [BrokenPipeError(), KeyError("a fault in a formatter or stream")])
+def test_a_write_that_fails_loses_that_line_and_no_other(failure: Exception) -> None:
     class Broken(io.StringIO):
         failures = 1
 
         def write(self, text: str) -> int:
             if self.failures:
                 self.failures -= 1
-                raise BrokenPipeError
+                raise failure
             return super().write(text)
 
     stream = Broken()

@@ -266,3 +266,9 @@ async def test_a_filtered_list_of_events_does_not_claim_the_number_of_all(gatewa
     assert "3 events" not in some
     _, none = await gateway.page("/shop/events?service=nowhere")
     assert "<h1>No event matches" in none
+
+
+def test_a_chart_of_the_greatest_numbers_has_no_place_that_is_none() -> None:
+    points = [(0, 10, 1.79e308), (10, 10, -1.79e308)]
+    drawn = charts.lines([charts.Line("a", points)], 0, 20, "a") + charts.bars(points, 0, 20, "a")
+    assert "nan" not in drawn

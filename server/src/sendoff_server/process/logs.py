@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import TextIO
 
-from sendoff_server.process.repeats import Repeats
+from sendoff_server.process.repeats import Repeats, text_of
 
 MOST_WAITING = 10_000
 PACKAGE = "sendoff_server."
@@ -34,10 +34,7 @@ class Logs(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # The text is made here, since arguments may change before the thread comes to it.
-        try:
-            record.msg, record.args = record.getMessage(), None
-        except (TypeError, ValueError) as error:
-            record.msg, record.args = f"{record.msg} (its arguments do not fit: {error})", None
+        record.msg, record.args = text_of(record), None
         try:
             self._waiting.put_nowait(record)
         except queue.Full:
@@ -65,7 +62,7 @@ class Logs(logging.Handler):
                 self._stream.write(self.format(record) + "\n")
                 if self._waiting.empty():
                     self._stream.flush()
-            except (OSError, ValueError):  # A closed pipe or stream: there is nobody left to tell.
+            except Exception:  # noqa: BLE001 - a closed pipe, a value that no JSON has: the next line still counts
                 self.lost += 1
 
 

@@ -16,6 +16,14 @@ class _Seen:
     held: int = 0
 
 
+def text_of(record: logging.LogRecord) -> str:
+    """The message with its arguments. A fault of theirs is told in it: nobody may fail because he logs."""
+    try:
+        return record.getMessage()
+    except Exception as error:  # noqa: BLE001 - an argument's own code may raise anything
+        return f"{record.msg} (its arguments do not fit: {error!r})"
+
+
 class Repeats(logging.Filter):
     """Lets ``burst`` records of one kind through in ``window_s`` seconds and counts the others.
 
@@ -53,7 +61,7 @@ class Repeats(logging.Filter):
                 return True
             self._begin(key, now)
         if seen is not None and seen.held:
-            record.msg, record.args = f"{record.getMessage()} (and {seen.held} more like it before)", None
+            record.msg, record.args = f"{text_of(record)} (and {seen.held} more like it before)", None
         return True
 
     def overdue(self, *, everything: bool = False) -> Iterator[logging.LogRecord]:

@@ -171,7 +171,7 @@ def _x(at: float, start: int, end: int) -> float:
 
 
 def _y(value: float, low: float, top: float) -> float:
-    return (1 - (value - low) / (top - low)) * H if top > low else H
+    return (1 - (value - low) / (top - low)) * H if 0 < top - low < math.inf else H
 
 
 def _plot(body: Markup, label: str, *, tall: bool = False) -> Markup:
