@@ -1,6 +1,7 @@
 """Damaged files, full disks and killed processes: the agent starts, goes on, and the books balance."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -214,6 +215,38 @@ async def test_a_full_disk_acknowledges_nothing_delivers_on_and_recovers(
         assert books.balance() == []
         assert (books.events[0].delivered, books.events[0].pending, books.points_out[0].pending) == (taken, 1, 3)
         assert caplog.text.count("cannot be written") < 5, "one message, not one an attempt"
+    finally:
+        spool.close()
+
+
+async def test_an_agent_that_starts_on_a_full_disk_delivers_what_it_has_and_goes_on(tiny_disk: Path) -> None:
+    merge = make_core(Limits(), (), (1, 1)).merge
+    outputs = [OutputSpec("main", 10_000)]
+
+    def start(now_ms: int) -> Spool:
+        return Spool.open(tiny_disk / "a", outputs, merge=merge, host="h", now_ms=now_ms, limit_bytes=1 << 40)
+
+    spool = start(NOW)
+    for number in range(20):
+        await spool.put([event(number)], [])
+    spool.close()
+    filler = os.open(tiny_disk / "filler", os.O_CREAT | os.O_WRONLY)
+    with contextlib.suppress(OSError):
+        while os.write(filler, b"x" * 4_096):
+            pass
+    os.close(filler)
+    assert os.statvfs(tiny_disk).f_bavail == 0
+    spool = start(NOW + 1)
+    try:
+        with pytest.raises(SpoolFailed, match="disk is full"):
+            await spool.put([event(99)], [])
+        batches = await spool.lease("main", LATER)
+        await spool.settle("main", [Delivered(batch) for batch in batches])
+        (tiny_disk / "filler").unlink()
+        await spool.put([event(99)], [])
+        books = await spool.books()
+        assert books.balance() == []
+        assert (books.events[0].delivered, books.events[0].pending) == (20, 1)
     finally:
         spool.close()
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from sendoff_server.spool.errors import SpoolLocked
@@ -18,8 +19,9 @@ class Lock:
             written = os.read(self._file, 32)
             os.close(self._file)
             raise SpoolLocked(str(path.parent), int(written) if written.strip().isdigit() else None) from None
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # on a full disk nobody can be told who holds it
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Give the lock back. The file stays: deleting it would let two processes each lock one of the same name."""

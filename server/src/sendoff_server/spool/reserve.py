@@ -1,7 +1,7 @@
 """A file that holds room on the disk.
 
 When the disk is full it is given back, so that what was delivered can be deleted: deleting is writing too. Until it can
-be made again, nothing new is stored.
+be made again, nothing new is stored. A start gives back what the run before it held.
 """
 
 import os
@@ -35,8 +35,10 @@ class Reserve:
         return True
 
     def give_back(self) -> bool:
-        """Free the room. False if there was none to free."""
-        held, self._held = self._held, False
-        if held:
-            self._path.unlink(missing_ok=True)
-        return held
+        """Free the room, also what an earlier run held. False if there was none to free."""
+        self._held = False
+        try:
+            self._path.unlink()
+        except OSError:
+            return False
+        return True

@@ -73,6 +73,7 @@ class Spool:
         path: Path,
         connection: apsw.Connection,
         lock: Lock,
+        reserve: Reserve,
         outputs: Sequence[OutputSpec],
         merge: leasing.Merge,
         host: str,
@@ -97,7 +98,7 @@ class Spool:
         self.quarantined: Path | None = None
         """Where a damaged spool was moved to at this start."""
         self._intake = Intake(outputs, self.agent_id, host, self.epoch)
-        self._writer = Writer(connection, self._store, limit_bytes, Reserve(path / "reserve"))
+        self._writer = Writer(connection, self._store, limit_bytes, reserve)
         self._leasing = _Reading(path / "spool.db", "sendoff-lease")
         self._looking = _Reading(path / "spool.db", "sendoff-books")
         self._closed = threading.Lock()
@@ -126,12 +127,14 @@ class Spool:
         except OSError as error:
             raise SpoolFailed(f"the spool's directory {path} cannot be used: {error}") from error
         try:
+            reserve = Reserve(path / "reserve")
+            reserve.give_back()  # opening needs room too
             connection, quarantined = open_database(path, now_ms)
             try:
                 _sync_folders(path)
                 _begin_run(connection, now_ms, quarantined)
                 reconcile(connection, outputs)
-                spool = cls(path, connection, lock, outputs, merge, host, limit_bytes, clock)
+                spool = cls(path, connection, lock, reserve, outputs, merge, host, limit_bytes, clock)
             except (apsw.Error, OSError) as error:
                 connection.close()
                 words = plain(error) if isinstance(error, apsw.Error) else str(error)
