@@ -108,7 +108,7 @@ async def test_an_unexpected_failure_gives_a_reference_and_no_trace(
     def broken(*args: object) -> None:
         raise ZeroDivisionError("a secret of the inside")
 
-    monkeypatch.setattr(ingest, "check_batch", broken)
+    monkeypatch.setattr(ingest, "check_batches", broken)
     status, problem = await gateway.post(batch("events", [event()]))
     assert status == 500
     assert "secret" not in str(problem)

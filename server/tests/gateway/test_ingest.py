@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from sendoff_server.gateway import ingest, keys
-from sendoff_server.gateway.check import Checked, check_batch
+from sendoff_server.gateway.check import Checked, check_batches
 from sendoff_server.wire.batch import Batch, encode_batch
 
 from .support import AGENT, NOW, Json, Running, batch, counter, event, exception, running
@@ -310,6 +310,17 @@ async def test_a_half_of_a_batch_that_is_stored_whole_overlaps_it(gateway: Runni
     assert answer["results"][0]["code"] == "overlap"
 
 
+async def test_a_body_with_more_wrong_lines_than_an_answer_can_name_is_refused_to_be_split(gateway: Running) -> None:
+    wrong = [b"{}"] * 3_000
+    status, problem = await gateway.post(batch("events", [event(), *wrong]) + batch("events", wrong))
+    assert (status, problem["title"]) == (422, "Too many lines are wrong")
+    assert "line 2001 " in problem["detail"]
+    assert (await gateway.get("counts"))["events"] == 0
+    status, answer = await gateway.post(batch("events", [event(), *wrong]))
+    assert (status, len(answer["results"][0]["refused"])) == (200, 3_000)
+    assert (await gateway.get("counts"))["events"] == 1
+
+
 async def test_ids_that_end_in_a_line_feed_are_refused(gateway: Running) -> None:
     sent = event()
     body = batch("events", [sent | {"id": sent["id"] + "\n"}])
@@ -355,11 +366,11 @@ async def test_bodies_wait_to_be_decoded_while_others_hold_the_room(
     assert store is not None
     decoded, go_on = threading.Semaphore(0), threading.Event()
 
-    def counted(sent: Batch) -> Checked:
+    def counted(sent: list[Batch]) -> list[Checked]:
         decoded.release()
-        return check_batch(sent)
+        return check_batches(sent)
 
-    monkeypatch.setattr(ingest, "check_batch", counted)
+    monkeypatch.setattr(ingest, "check_batches", counted)
     store.writer.submit(lambda db: go_on.wait(10))
     sending = asyncio.gather(*(gateway.post(batch("events", [event()])) for _ in range(8)))
     # Two at a time, and none once something waits to be stored.

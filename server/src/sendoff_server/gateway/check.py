@@ -4,6 +4,7 @@ A batch that cannot be taken at all (a header that is wrong, a schema or type no
 that is wrong is refused alone, with a code of the wire format's section 9 and a detail that names the field.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -13,8 +14,10 @@ from msgspec import Meta
 from sendoff_server.aggregate.snapshot import Series, SnapshotError, decode
 from sendoff_server.gateway import books, events
 from sendoff_server.gateway.events import EventRow, LineError
-from sendoff_server.wire.batch import DEFAULT, Batch
+from sendoff_server.wire.batch import DEFAULT, Batch, BodyError
 
+MOST_REFUSED = 5_000
+"""Wrong lines that one answer can name. With more the body is refused, and the sender splits it."""
 Number = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Agent = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
@@ -74,8 +77,18 @@ class _Header(msgspec.Struct):
     ordinal: Number | None = None
 
 
-def check_batch(batch: Batch) -> Checked:
-    """Look at every line of a batch. Never raises for what is in it."""
+def check_batches(batches: Iterable[Batch]) -> list[Checked]:
+    """Look at every line. Raises ``BodyError`` when more of them are wrong than an answer can name."""
+    checked: list[Checked] = []
+    left = MOST_REFUSED
+    for batch in batches:
+        checked.append(check_batch(batch, left))
+        left -= len(checked[-1].refused)
+    return checked
+
+
+def check_batch(batch: Batch, most_refused: int = MOST_REFUSED) -> Checked:
+    """Look at every line of a batch. Raises ``BodyError`` when more than ``most_refused`` are wrong, and nothing else."""
     checked = Checked(batch.id)
     schema, kind = batch.header.get("schema"), batch.header.get("type")
     if schema != 1 or isinstance(schema, bool):
@@ -97,12 +110,19 @@ def check_batch(batch: Batch) -> Checked:
             checked.refused.append(
                 Refusal(number, None, "too_long", f"{len(line):,} bytes; a line has at most {DEFAULT.line:,}")
             )
-            continue
-        try:
-            take(checked, line)
-        except LineError as error:
-            checked.refused.append(Refusal(number, error.id, "invalid", str(error)))
+        else:
+            try:
+                take(checked, line)
+            except LineError as error:
+                checked.refused.append(Refusal(number, error.id, "invalid", str(error)))
+        if len(checked.refused) > most_refused:
+            raise _too_many_wrong(batch.id, checked.refused[-1])
     return checked
+
+
+def _too_many_wrong(batch: str, last: Refusal) -> BodyError:
+    detail = f"more than {MOST_REFUSED:,}, up to line {last.line} of batch {batch[:200]}: {last.detail}"
+    return BodyError(422, "Too many lines are wrong", detail, "send the batches one by one, then in halves")
 
 
 def _fill(checked: Checked, kind: str, header: _Header) -> None:

@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from sendoff_server.gateway import access, keys
-from sendoff_server.gateway.check import Checked, check_batch
+from sendoff_server.gateway.check import Checked, check_batches
 from sendoff_server.gateway.problems import Problem, retry_later
 from sendoff_server.gateway.store import Store
 from sendoff_server.gateway.store.sql import QUERIES
@@ -120,7 +120,7 @@ def _decode(raw: bytes, encoding: str) -> tuple[list[Checked], int]:
     """What is in a body, and about how many bytes of memory that takes."""
     batches = decode_body(raw, encoding)
     size = sum(len(line) + LINE_COSTS for batch in batches for line in batch.lines)
-    return [check_batch(batch) for batch in batches], size
+    return check_batches(batches), size
 
 
 def _too_large(length: int | None) -> Problem:
