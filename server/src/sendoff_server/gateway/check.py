@@ -88,7 +88,7 @@ def check_batches(batches: Iterable[Batch]) -> list[Checked]:
 
 
 def check_batch(batch: Batch, most_refused: int = MOST_REFUSED) -> Checked:
-    """Look at every line of a batch. Raises ``BodyError`` when more than ``most_refused`` are wrong, and nothing else."""
+    """Look at every line of a batch. Raises ``BodyError`` when more than ``most_refused`` of them are wrong."""
     checked = Checked(batch.id)
     schema, kind = batch.header.get("schema"), batch.header.get("type")
     if schema != 1 or isinstance(schema, bool):
