@@ -216,3 +216,13 @@ async def test_users_without_an_id_are_told_apart_by_what_else_is_known(gateway:
     users = [{"id": None, "email": "a@example.org"}, {"id": None, "email": "b@example.org"}, {"id": 0}, None]
     await gateway.post(batch("events", [exception(user=user) for user in users]))
     assert (await gateway.get("exceptions"))["exceptions"][0]["users"] == 3
+
+
+async def test_a_page_of_large_events_ends_early_and_the_next_goes_on(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(look, "PAGE_BYTES", 5_000)
+    sent = [event(t=NOW - 1_000 - i, fields={"text": "x" * 2_000}) for i in range(7)]
+    await gateway.post(batch("events", sent))
+    assert len((await gateway.get("events"))["events"]) == 3
+    assert [one["id"] for one in await pages(gateway, "events", "events")] == [one["id"] for one in sent]

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from sendoff_server.aggregate.snapshot import Series, SnapshotError, decode
+from sendoff_server.aggregate.snapshot import SnapshotError, decode
 from sendoff_server.gateway import books, events
 from sendoff_server.gateway.events import EventRow, LineError
 from sendoff_server.wire.batch import DEFAULT, Batch, BodyError
@@ -44,9 +44,15 @@ class Cover:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One series in one window, and its line in the one form that equal aggregates share."""
+    """One series in one window, and its line in the one form that equal aggregates share. ``n``: its points."""
 
-    series: Series
+    name: str
+    type: str
+    unit: str
+    tags: str
+    start: int
+    length: int
+    n: int
     line: bytes
 
 
@@ -148,7 +154,9 @@ def _take_window(checked: Checked, line: bytes) -> None:
         series = decode(line)
     except SnapshotError as error:
         raise LineError(str(error)) from error
-    checked.windows.append(Window(series, series.encode()))
+    identity = (series.name, series.type, series.unit, series.tags_text)
+    window = Window(*identity, series.start_ms, series.length_ms, series.value.n, series.encode())
+    checked.windows.append(window)
 
 
 def _take_book(checked: Checked, line: bytes) -> None:

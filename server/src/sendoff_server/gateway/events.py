@@ -88,7 +88,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """One checked event with its line as it came."""
+    """One checked event with its line as it came. ``event`` keeps the plain values only; the line has the rest."""
 
     event: Event
     line: bytes
@@ -126,6 +126,9 @@ def check(line: bytes) -> EventRow:
             if exception.parent is not None and exception.parent >= index:
                 raise LineError(f"chain[{index}].parent: not the index of an exception before it", event.id)
         group = _group(event, event.fingerprint, event.chain)
+    # A body of 64 MiB of JSON can be more than a gigabyte of objects, so only one line's are held at a time.
+    event.user = event.request = event.chain = None
+    event.tags, event.fields = {}, {}
     return EventRow(event, line, digest(line), group)
 
 

@@ -3,6 +3,7 @@
 Each takes a reading connection first and gives plain data that can be written as JSON. Times are Unix ms.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from sendoff_server.gateway.store.sql import LOOK
 
 Json = dict[str, Any]
 FARTHEST_PAGE = 100_000
+PAGE_BYTES = 8_388_608
+"""A page of events ends early once its events are that large; whoever wants more follows ``next``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +100,7 @@ def exception(db: apsw.Connection, project: int, fingerprint: str, within: Range
 def occurrences(db: apsw.Connection, project: int, fingerprint: str, *, limit: int, after: str | None) -> Json:
     """Stored events of a group, the latest first, without their stacks."""
     place = cursor.decode(after, tuple[int, int]) if after else (FARTHEST, FARTHEST)
-    rows = list(db.execute(LOOK["of_group"], (project, fingerprint, *place, limit + 1)))
-    return _page(rows, limit, "events")
+    return _page(db.execute(LOOK["of_group"], (project, fingerprint, *place, limit + 1)), limit)
 
 
 def event(db: apsw.Connection, project: int, event_id: str, fingerprint: str | None = None) -> Json:
@@ -121,7 +123,7 @@ def event_list(
     place = cursor.decode(after, tuple[int, int]) if after else (FARTHEST, FARTHEST)
     wanted = (filters.name, filters.service, filters.env, filters.release, filters.q)
     key = (project, kind, within.start, within.end, *place, *wanted, limit + 1)
-    return _page(list(db.execute(LOOK["events"], key)), limit, "events")
+    return _page(db.execute(LOOK["events"], key), limit)
 
 
 def histogram(
@@ -185,9 +187,16 @@ def _group(row: tuple[Any, ...]) -> Json:
     return dict(zip((*names, "in_range"), row, strict=True))
 
 
-def _page(rows: list[tuple[Any, ...]], limit: int, name: str) -> Json:
-    more = cursor.encode(rows[limit - 1][1], rows[limit - 1][0]) if len(rows) > limit else None
-    return {name: [_brief(row) for row in rows[:limit]], "next": more}
+def _page(rows: Iterable[tuple[Any, ...]], limit: int) -> Json:
+    """Events from ``rows``, which has one more than the limit if there is another page."""
+    found: list[Json] = []
+    size, last = 0, (0, 0)
+    for row in rows:
+        if len(found) == limit or size > PAGE_BYTES:
+            return {"events": found, "next": cursor.encode(*last)}
+        found.append(_brief(row))
+        size, last = size + len(row[-1]), (row[1], row[0])
+    return {"events": found, "next": None}
 
 
 def _brief(row: tuple[Any, ...]) -> Json:

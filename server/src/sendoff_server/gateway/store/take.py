@@ -134,8 +134,8 @@ class Taker:
         self.db.execute(QUERIES["add_to_release"], (self.project, group.fingerprint, *release))
 
     def _window(self, agent: str, window: Window) -> None:
-        series, start, length = window.series, window.series.start_ms, window.series.length_ms
-        identity = (self.project, series.name, series.type, series.unit, series.tags_text)
+        start, length = window.start, window.length
+        identity = (self.project, window.name, window.type, window.unit, window.tags)
         number = self.db.execute(QUERIES["find_series"], identity).get
         if number is None:
             number = self.db.execute(QUERIES["add_series"], (*identity, start, start + length)).get
@@ -147,7 +147,7 @@ class Taker:
         for (stored,) in self.db.execute(QUERIES["window"], key):
             (line,) = self.merge([[stored], [line]], length)
         self.db.execute(QUERIES["put_window"], (*key, line))
-        self._count("points.stored", series.value.n)
+        self._count("points.stored", window.n)
 
     def _ledger(self, batch: Checked) -> Result:
         lines = b"\n".join(batch.books)
