@@ -14,9 +14,11 @@ HIDDEN = "[scrubbed]"
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _SECRET = frozenset(
     "password passwords passwd passphrase pwd secret secrets token authorization cookie cookies apikey credential "  # noqa: SIM905
-    "credentials csrf xsrf jwt bearer privatekey accesskey sessionid".split()
+    "credentials csrf xsrf jwt bearer privatekey accesskey sessionid card cvv cvc ssn".split()
 )
-_PAIRS = frozenset({("api", "key"), ("private", "key"), ("access", "key"), ("session", "id")})
+_PAIRS = frozenset((kind, "key") for kind in ("api", "private", "access", "signing", "encryption", "session")) | {
+    ("session", "id")
+}
 _ENDINGS = ("password", "passwd", "secret", "token", "apikey", "cookie")
 _PARAMETER = re.compile(r"(?P<name>[^\s?&;=#]{1,100})=(?P<value>[^\s&;#]+)")
 _MAX_NAME = 200

@@ -15,7 +15,8 @@ from sendoff_server.cli.options import config_option, settings_or_exit
 def gateway(context: click.Context, config: Path | None) -> None:
     """Take in what agents deliver, keep it, show it.
 
-    Without a subcommand this runs the gateway. SIGTERM or Ctrl-C finishes what was begun and stops.
+    Without a subcommand this runs the gateway. SIGTERM or Ctrl-C finishes what was begun, for at most
+    the setting agent.drain, and stops.
     """
     context.obj = config
     if context.invoked_subcommand is not None:

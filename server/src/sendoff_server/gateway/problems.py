@@ -111,7 +111,7 @@ def _of(error: Exception) -> Problem:
                 503, "That took too long", str(error), "choose a shorter range, fewer tags or a longer step", "from"
             )
     reference = secrets.token_hex(6)
-    log.error("unexpected failure, reference %s", reference, exc_info=error)
+    log.error(f"unexpected failure, reference {reference}", exc_info=error)  # in the text: each is a line of its own
     return Problem(
         500,
         "The gateway failed",

@@ -7,11 +7,11 @@ from typing import Any, Literal
 import msgspec
 
 from sendoff_server.delivery.outcome import Outcome, Result, Trouble
-from sendoff_server.outputs.http import EXCERPT_BYTES, Answer, Client
+from sendoff_server.outputs.http import EXCERPT_BYTES, Answer, Client, body
 from sendoff_server.outputs.words import plain_url
 from sendoff_server.settings import OutputSettings
 from sendoff_server.spool import RefusedLine, Sealed
-from sendoff_server.wire.batch import encode_batch, transcode
+from sendoff_server.wire.batch import encode_batch
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +59,8 @@ class GatewayOutput:
         return f"<GatewayOutput {self.name} {self.url}>"
 
     async def send(self, batches: Sequence[Sealed]) -> Outcome:
-        """Send up to 64 batches: the spooled blobs one after the other are the body, nothing is opened."""
-        body = b"".join(transcode(batch.blob, self._compression) for batch in batches)
-        answer = await self._client.post(body)
+        """Send up to 64 batches."""
+        answer = await self._client.post(await body(batches, self._compression))
         if isinstance(answer, Trouble):
             return Outcome(trouble=answer)
         if answer.status != 200:

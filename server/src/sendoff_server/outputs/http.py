@@ -1,5 +1,6 @@
 """HTTP outputs: the requests that all of them make, and the generic one (one batch a request, any service)."""
 
+import asyncio
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from sendoff_server.outputs.words import explain, explain_status, plain_url
 from sendoff_server.settings import OutputSettings
 from sendoff_server.spool import Sealed
 from sendoff_server.version import __version__
-from sendoff_server.wire.batch import CONTENT_TYPE, transcode
+from sendoff_server.wire.batch import CONTENT_TYPE, Compression, transcode
 
 ANSWER_BYTES = 4 * 1024 * 1024
 """As much of an answer is read. 64 batches with every line refused stay below it in any honest gateway."""
@@ -95,6 +96,13 @@ class Client:
         return self._session
 
 
+async def body(batches: Sequence[Sealed], compression: Compression) -> bytes:
+    """The spooled blobs one after the other. Nothing is opened, unless the destination wants another compression."""
+    if compression == "zstd":
+        return b"".join(batch.blob for batch in batches)
+    return await asyncio.to_thread(lambda: b"".join(transcode(batch.blob, compression) for batch in batches))
+
+
 class HttpOutput:
     """Any service that takes Sendoff's lines: one batch a request, every 2xx is delivered, bodies are ignored."""
 
@@ -116,7 +124,7 @@ class HttpOutput:
         """Send one batch."""
         (batch,) = batches
         headers = {"Idempotency-Key": batch.id, "Sendoff-Schema": "1"}
-        answer = await self._client.post(transcode(batch.blob, self._compression), headers)
+        answer = await self._client.post(await body(batches, self._compression), headers)
         if isinstance(answer, Trouble):
             return Outcome(trouble=answer)
         if 200 <= answer.status < 300:

@@ -132,7 +132,7 @@ class Spool:
             connection, quarantined = open_database(path, now_ms)
             try:
                 _sync_folders(path)
-                _begin_run(connection, now_ms, quarantined)
+                _begin_run(connection, now_ms)
                 reconcile(connection, outputs)
                 spool = cls(path, connection, lock, reserve, outputs, merge, host, limit_bytes, clock)
             except (apsw.Error, OSError) as error:
@@ -236,7 +236,7 @@ class Spool:
             "commits": self._writer.commits,
             "failures": self._writer.failures,
             "last_failure": self._writer.last_failure,
-            "quarantined": str(self.quarantined) if self.quarantined else None,
+            "quarantined": [str(kept) for kept in sorted((self._path / "quarantine").glob("*"))],
             "waiting": backlog,
             "dead_letters": dead,
         }
@@ -316,14 +316,13 @@ def _meta(connection: apsw.Connection, key: str) -> Any:
     return ask(connection, "get_meta", {"key": key})[0][0]
 
 
-def _begin_run(connection: apsw.Connection, now_ms: int, quarantined: Path | None) -> None:
+def _begin_run(connection: apsw.Connection, now_ms: int) -> None:
     """A new epoch, higher than any before, even if the clock went back or the spool was restored from a copy."""
     with connection:
         known = {row[0]: row[1] for row in ask(connection, "meta")}
         values = {
             "agent_id": known.get("agent_id") or os.urandom(16).hex(),
             "epoch": max(int(known.get("epoch", 0)) + 1, now_ms),
-            "quarantined": int(known.get("quarantined", 0)) + (quarantined is not None),
         }
         for key, value in values.items():
             ask(connection, "set_meta", {"key": key, "value": value})
