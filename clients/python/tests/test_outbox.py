@@ -119,3 +119,72 @@ def test_a_tally_is_exact_between_threads() -> None:
     tally.many("metric.closed", 5)
     assert tally.totals("metric.") == {"metric.closed": 80_005}
     assert tally.totals("event.") == {}
+
+
+def test_where_no_thread_runs_callers_send_the_points(peer: Peer, outbox: Outbox) -> None:
+    for _ in range(5_000):
+        sendoff.increment("x")
+    until(lambda: peer.points > 3_000, "the points")
+    assert sendoff.stats()["dropped"] == {}
+
+
+def test_a_thread_that_cannot_be_started_is_tried_again_and_again(
+    peer: Peer, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(outbox: Outbox) -> None:
+        raise OSError("too many open files")
+
+    sendoff.init(address)
+    assert isinstance(current.client, Client)
+    made = current.client.outbox
+    with monkeypatch.context() as patch:
+        patch.setattr("sendoff.outbox.worker.start", refuse)
+        for _ in range(10):
+            made._thread_after = 0.0
+            sendoff.event("x")
+    made._thread_after = 0.0
+    sendoff.event("x")
+    until(lambda: made.thread_runs, "the thread")
+
+
+def test_an_event_is_held_when_no_descriptor_is_left_for_a_connection(
+    peer: Peer, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("_socket.socketpair", none_left)
+        patch.setattr("sendoff.senders.unix._socket.socket", none_left)
+        sendoff.init(address)
+        assert sendoff.event("x") is not None
+        assert sendoff.stats()["dropped"] == {}
+    assert sendoff.flush(5)
+    assert [got.body["name"] for got in peer.durable] == ["x"]
+
+
+def test_an_error_of_ours_after_an_event_was_kept_does_not_say_that_it_was_dropped(
+    peer: Peer, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise KeyError("a fault of ours")
+
+    once_inside(outbox, monkeypatch, fail)
+    assert sendoff.event("x") is not None
+    stats = sendoff.stats()
+    assert (stats["dropped"], stats["internal_error"]) == ({}, 1)
+    assert sendoff.flush(5)
+    assert len(peer.durable) == 1
+    outbox.tally._many["internal_error"] -= 1
+
+
+def test_what_comes_too_late_is_counted_and_opens_no_connection(peer: Peer, outbox: Outbox) -> None:
+    peer.acknowledging = False
+    sendoff.event("in time")
+    sendoff.close(0)
+    outbox._closing = False  # as for a thread that had looked before the end
+    assert sendoff.event("late") is None
+    outbox._closing = True
+    assert sendoff.flush(0.05) is False
+    stats = sendoff.stats()
+    assert (stats["connected"], stats["connects"], stats["dropped"]) == (False, 1, {"event.closed": 1})

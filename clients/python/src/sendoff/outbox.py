@@ -38,7 +38,8 @@ THREAD_FRAMES = 4_096
 THREAD_RETRY = 5.0
 """Seconds until a thread that did not come to run is tried again: starting it may fail, or be interrupted."""
 THREAD_TRIES = 3
-"""Times that is tried. Where threads never run (uWSGI without `--enable-threads`) each try leaves one behind."""
+"""Threads that are started at most. Where they never run (uWSGI without `--enable-threads`) each try leaves one behind.
+"""
 
 
 class Durable:
@@ -81,6 +82,8 @@ class Outbox:
         self._asleep = True
         self._watched: tuple[int, bool] = (-1, False)
         self.thread_runs = False
+        self.closes_with_process = False
+        """Whether `multiprocessing` was asked to close this at the end of its child."""
         self._thread_tries = THREAD_TRIES
         self._thread_after = 0.0
         self._packed_at = 0.0
@@ -113,7 +116,7 @@ class Outbox:
                 queue.append((line, value))  # type: ignore[arg-type]
             if self._asleep:
                 self._wake()
-            elif len(queue) >= EAGER:
+            if len(queue) >= EAGER:
                 self._enter(pack=True)
         except RecursionError:
             self.tally.full_stack += 1
@@ -155,8 +158,13 @@ class Outbox:
             return False
         self._pending_bytes += size
         self.pending.append(durable)
-        self._enter(pack=False)
-        self._notify()
+        try:
+            self._enter(pack=False)
+            self._notify()
+        except RecursionError:
+            self.tally.full_stack += 1
+        except Exception as error:  # noqa: BLE001 - whatever went wrong in writing, the frame is kept
+            guard.keep(error, self.tally)
         return not durable.dropped
 
     def _enter(self, pack: bool) -> None:
@@ -165,11 +173,11 @@ class Outbox:
             pass
 
     def _notify(self) -> None:
-        """Wake the thread if what it should watch has changed since it fell asleep."""
+        """Wake the thread if what it should watch has changed since it fell asleep, or if there is none yet."""
         stream = self.channel.stream
         watch = (-1, False) if stream is None else (stream.fileno, stream.job is not None)
         unwritten = stream is None or self.waiting.parcels or self.channel.held.to_write
-        if watch != self._watched or (self._asleep and unwritten):
+        if not self.thread_runs or watch != self._watched or (self._asleep and unwritten):
             self._watched = watch
             self._wake()
 
@@ -182,9 +190,9 @@ class Outbox:
         if now < self._thread_after or not self._thread_tries:
             return
         self._thread_after = now + THREAD_RETRY
-        self._thread_tries -= 1
-        with suppress(RuntimeError):  # no more threads, or the interpreter is about to end: callers do the writing
+        with suppress(RuntimeError, OSError):  # no thread or descriptor to be had, or the end is near: callers write
             worker.start(self)
+            self._thread_tries -= 1
 
     # From here on: for the holder of the lock.
 
@@ -194,6 +202,9 @@ class Outbox:
             self.channel.receive(time.monotonic())  # where the thread does not run, somebody must
 
     def _work(self, at_most: int, pack: int) -> None:
+        if self.ended:
+            self._refuse_pending()
+            return
         now, wall_ms = time.monotonic(), time.time_ns() // 1_000_000
         self._take_pending()
         self._keep_fresh()
@@ -214,6 +225,13 @@ class Outbox:
                 self.channel.add(durable.kind, durable.event_id, durable.t, durable.payload)
             self.pending.popleft()
         self._pending_bytes = 0
+
+    def _refuse_pending(self) -> None:
+        """For threads that had looked just before the end."""
+        while self.pending:
+            self.pending[0].dropped = True
+            self.tally.many("event.closed", 1)
+            self.pending.popleft()
 
     def _pack(self, now: float, wall_ms: int, at_most: int) -> None:
         self._packed_at = now
@@ -343,6 +361,7 @@ class Outbox:
         )
         self.tally.many("metric.closed", self.waiting.points)
         self.route.end(left)
+        self.ended = True
 
     def abandon(self) -> None:
         """In the child after a fork: close what was inherited, without a word."""

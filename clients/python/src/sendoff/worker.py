@@ -34,47 +34,58 @@ def native(module: str, name: str) -> Any:
 
 
 class Waker:
-    """A socket pair: one byte ends the thread's sleep. Closing it is safe from anywhere, as the objects know that
-    they are closed.
+    """A socket pair, opened for the thread: one byte ends its sleep. Closing it is safe from anywhere, as the objects
+    know that they are closed.
     """
 
-    __slots__ = ("_here", "_there")
+    __slots__ = ("_pair",)
 
     def __init__(self) -> None:
-        self._here, self._there = _socket.socketpair()
-        self._here.setblocking(False)
-        self._there.setblocking(False)
+        self._pair: tuple[_socket.socket, _socket.socket] | None = None
+
+    def open(self) -> None:
+        """Open the pair unless that was done. Raises `OSError` where no descriptors are left."""
+        if self._pair is None:
+            here, there = _socket.socketpair()
+            here.setblocking(False)
+            there.setblocking(False)
+            self._pair = here, there
 
     @property
     def fileno(self) -> int:
         """The descriptor to poll, -1 when closed."""
-        return self._here.fileno()
+        return self._pair[0].fileno() if self._pair else -1
 
     def wake(self) -> None:
         """End the sleep that is, or the next one."""
         try:
-            self._there.send(b"\0")
+            if self._pair:
+                self._pair[1].send(b"\0")
         except OSError:
             return  # full: it will wake anyway; closed: nobody sleeps
 
     def drain(self) -> None:
         """Forget the wake-ups so far."""
         try:
-            self._here.recv(4096)
+            if self._pair:
+                self._pair[0].recv(4096)
         except OSError:
             return
 
     def close(self) -> None:
         """Close both ends."""
-        self._here.close()
-        self._there.close()
+        for end in self._pair or ():
+            end.close()
 
 
 def start(outbox: Outbox) -> None:
-    """Start the thread for `outbox`. Raises `RuntimeError` where no thread can be started."""
+    """Start the thread for `outbox`. Raises `RuntimeError` where no thread can be started, `OSError` without
+    descriptors.
+    """
     _close_with_multiprocessing(outbox)
     start_new_thread = native("_thread", "start_new_thread")
     waker = outbox.waker
+    waker.open()
     ref = weakref.ref(outbox, lambda _: waker.wake())  # an outbox that is merely forgotten ends its thread, too
     start_new_thread(_run, (ref, waker, native("select", "poll"), native("time", "sleep")))
 
@@ -82,7 +93,10 @@ def start(outbox: Outbox) -> None:
 def _close_with_multiprocessing(outbox: Outbox) -> None:
     """A forked child of `multiprocessing` ends by `os._exit`, which no `atexit` sees, but runs finalizers before."""
     process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
-    if process is not None and util is not None and process.parent_process() is not None:
+    if outbox.closes_with_process or process is None or util is None:
+        return
+    if process.parent_process() is not None:
+        outbox.closes_with_process = True
         util.Finalize(None, _close, args=(weakref.ref(outbox),), exitpriority=-100)
 
 

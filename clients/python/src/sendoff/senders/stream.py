@@ -123,9 +123,17 @@ class Stream:
         return f"Stream(fileno={self.fileno}, busy={self.job is not None})"
 
 
+def new_socket(family: int) -> _socket.socket:
+    """A stream socket. Raises `Gone` where no descriptor is left."""
+    try:
+        return _socket.socket(family, _socket.SOCK_STREAM)
+    except OSError as error:
+        raise Gone(str(error)) from error
+
+
 def open_tcp(host: str, port: int, family: int) -> Stream:
     """Begin to connect to a numeric address. Raises `Gone` if that fails at once."""
-    sock = _socket.socket(family, _socket.SOCK_STREAM)
+    sock = new_socket(family)
     try:
         sock.setblocking(False)
         sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)

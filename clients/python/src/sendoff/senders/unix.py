@@ -6,7 +6,7 @@ import _socket
 import os
 import stat
 
-from sendoff.senders.stream import Absent, Gone, Stream
+from sendoff.senders.stream import Absent, Gone, Stream, new_socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def open_unix(path: str | None) -> Stream:
     path = path or find(os.environ, os.getuid())
     if path is None:
         raise Absent("no agent's socket exists")
-    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    sock = new_socket(_socket.AF_UNIX)
     try:
         sock.setblocking(False)
         sock.connect(path)
