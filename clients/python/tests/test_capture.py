@@ -260,13 +260,21 @@ def test_names_can_be_added() -> None:
         ("token=abc123def&x=1", f"token={HIDDEN}&x=1"),
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIE", HIDDEN),
         ("nothing to see in 12345", "nothing to see in 12345"),
+        ("got {'password': 'hunter2', 'a': 1}", f"got {{'password': '{HIDDEN}', 'a': 1}}"),
+        ('got {"api_key": "abc", "a": 1}', f'got {{"api_key": "{HIDDEN}", "a": 1}}'),
+        ('{"clientSecret":"a b, c"}', f'{{"clientSecret":"{HIDDEN}"}}'),
+        ("PWD = hunter2", f"PWD = {HIDDEN}"),
+        ("token='abc'", f"token='{HIDDEN}'"),
+        ("authorization: bearer abcdefgh12345678", f"authorization: {HIDDEN}"),
+        ("unexpected token: <", "unexpected token: <"),
+        ("tokens=12", "tokens=12"),
     ],
 )
 def test_texts_that_look_like_secrets_are_hidden(text: str, left: str) -> None:
     assert Scrubber().text(text) == left
 
 
-@pytest.mark.parametrize("part", ["eyJ-", "://a:", "1111 ", "Bearer ", "-----BEGIN ", "token="])
+@pytest.mark.parametrize("part", ["eyJ-", "://a:", "1111 ", "Bearer ", "-----BEGIN ", "token=", "password", "token='"])
 def test_scrubbing_hostile_text_takes_linear_time(part: str) -> None:
     import time
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 import sendoff
+from sendoff.scrub import HIDDEN
 from sendoff.testing import Recorder, recording
 
 
@@ -135,3 +136,35 @@ def test_a_recorder_says_what_was_sent(sent: Recorder) -> None:
     assert sent.total("orders") == 4
     with pytest.raises(AssertionError, match="0 times 'x'"):
         sent.one("x")
+
+
+def test_a_request_is_scrubbed_and_made_plain_like_everything_else(sent: Recorder) -> None:
+    class Route:
+        def __str__(self) -> str:
+            raise AssertionError("no code of the application's is to be run")
+
+    headers = {"Authorization": "Basic abc", "Accept": "text/html", "X-Note": "token=abcdef", "X-Many": ["a", 1]}
+    sendoff.set_request(
+        method="GET", url="https://ada:hunter2@shop/orders", route=Route(), query="page=2&password=x", headers=headers,
+        remote=7, other={"secret": 1},
+    )  # fmt: skip
+    assert sendoff.capture_exception(ValueError("x")) is not None
+    assert sent.exceptions[0]["request"] == {
+        "method": "GET",
+        "url": f"https://{HIDDEN}@shop/orders",
+        "route": f"<{__name__}.test_a_request_is_scrubbed_and_made_plain_like_everything_else.<locals>.Route>",
+        "query": f"page=2&password={HIDDEN}",
+        "headers": {"Authorization": HIDDEN, "Accept": "text/html", "X-Note": f"token={HIDDEN}", "X-Many": ["a", 1]},
+        "remote": "7",
+        "other": {"secret": HIDDEN},
+    }
+    sendoff.set_request(headers="none", query={"a": 1}, url=None)
+    assert sendoff.capture_exception(ValueError("x")) is not None
+    assert sent.exceptions[1]["request"] == {"query": "<dict>"}, "the agent takes texts and an object only"
+
+
+def test_a_request_too_large_is_left_out_rather_than_the_exception(sent: Recorder) -> None:
+    sendoff.set_request(url="http://shop/", body=["x" * 1_000] * 400)
+    assert sendoff.capture_exception(ValueError("x"), fields={"kept": 1}) is not None
+    assert "request" not in sent.exceptions[0]
+    assert sent.exceptions[0]["fields"] == {"kept": 1}

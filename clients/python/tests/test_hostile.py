@@ -6,9 +6,13 @@ import datetime
 import decimal
 import enum
 import json
+import linecache
+import os
 import sys
 import threading
+import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sendoff
+from sendoff import metrics
 from sendoff.frame import PAYLOAD_LIMIT
 from sendoff.render import shown
-from sendoff.scrub import Scrubber
+from sendoff.scrub import HIDDEN, Scrubber
 from sendoff.testing import Recorder, recording
 
 RAN: list[str] = []
@@ -321,3 +326,61 @@ def test_whatever_the_names_a_line_is_one_line_of_the_emitted_form(
                 assert not set(tag) & set("|,\n\r")
                 assert len(tag.encode()) <= 512
     assert PAYLOAD_LIMIT == 262_144
+
+
+def test_long_names_and_values_of_tags_are_not_remembered(sent: Recorder) -> None:
+    before = len(metrics._known)
+    sendoff.increment("x", path="/" * 100_000)
+    sendoff.increment("x", **{"k" * 100_000: 1})
+    sendoff.increment("x", number=10**10_000)
+    assert len(sent.points) == 3
+    assert len(metrics._known) == before
+
+
+def test_wide_and_deep_variables_cost_the_caller_little(sent: Recorder) -> None:
+    wide = [[[f"token=abcdefgh {i} {j} {k} " * 10 for k in range(10)] for j in range(10)] for i in range(10)]
+
+    def down(left: int) -> None:
+        a = b = c = d = e = f = g = h = i = j = k = l = m = n = o = p = q = r = s = t = wide  # noqa: E741, F841
+        down(left - 1) if left else 1 / 0
+
+    with pytest.raises(ZeroDivisionError) as raised:
+        down(30)
+    began = time.process_time()
+    assert sendoff.capture_exception(raised.value) is not None
+    assert time.process_time() - began < 0.5
+    frames = sent.exceptions[0]["chain"][0]["frames"]
+    assert len(frames[-1]["vars"]) == 23, "the innermost frame has all of them"
+
+
+def test_a_pair_with_the_name_of_a_secret_hides_what_it_names(sent: Recorder) -> None:
+    headers = [(b"host", b"shop"), (b"cookie", b"session=abc"), ["Authorization", "Basic abc"]]
+    sendoff.event("x", headers=headers)
+    assert sent.events[0]["fields"]["headers"] == [["host", "shop"], ["cookie", HIDDEN], ["Authorization", HIDDEN]]
+    assert shown(headers, Scrubber()) == (f"[(b'host', b'shop'), (b'cookie', {HIDDEN}), ['Authorization', {HIDDEN}]]")
+
+
+def test_source_is_only_read_from_regular_files_and_never_asked_of_a_loader(sent: Recorder, tmp_path: Path) -> None:
+    class Loader:
+        def get_source(self, name: str) -> str:
+            RAN.append("get_source")
+            raise RuntimeError
+
+    pipe = tmp_path / "pipe.py"
+    os.mkfifo(pipe)  # opening it would wait for a writer
+    for file in (str(pipe), "/nowhere/lazy.py"):
+        space: dict[str, Any] = {"__name__": "lazy", "__loader__": Loader()}
+        exec(compile("def fail(): 1 / 0", file, "exec"), space)
+        linecache.lazycache(file, space)
+        try:
+            space["fail"]()
+        except ZeroDivisionError:
+            assert sendoff.capture_exception() is not None
+        assert "code" not in sent.exceptions[-1]["chain"][0]["frames"][-1]
+
+
+def test_builtin_values_of_a_fingerprint_count_as_their_text(sent: Recorder) -> None:
+    for own in (["order", 17], ["order", 18], ["order", "18"]):
+        sendoff.capture_exception(ValueError("x"), fingerprint=own)  # type: ignore[arg-type]
+    first, second, third = (got["fingerprint"] for got in sent.exceptions)
+    assert first != second == third

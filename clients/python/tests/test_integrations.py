@@ -245,3 +245,22 @@ async def test_asyncio_reports_what_nobody_awaited_and_hands_on(sent: Recorder) 
     await asyncio.sleep(0.01)
     assert [got["name"] for got in sent.exceptions] == ["ZeroDivisionError"]
     assert len(handed) == 1
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"name": None}, {"exc_info": True}, {"exc_info": ("a", "b", "c")}, {"pathname": None, "lineno": "x", "module": 7}],
+)
+def test_logging_takes_records_of_any_making(sent: Recorder, odd: dict[str, Any]) -> None:
+    SendoffHandler().handle(logging.makeLogRecord({"name": "shop", "msg": "odd", "levelno": 40, **odd}))
+    assert [got["chain"][0]["message"] for got in sent.exceptions] == ["odd"]
+
+
+def test_a_request_that_cannot_be_described_is_counted_and_served() -> None:
+    class Odd(dict[str, Any]):
+        def items(self) -> Any:
+            raise RuntimeError("no items")
+
+    with recording() as sent:
+        assert list(Wsgi(lambda env, start: [b"fine"])(Odd(), start_response)) == [b"fine"]
+        assert sent.stats()["internal_error"] == 1

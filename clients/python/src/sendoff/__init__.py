@@ -172,7 +172,7 @@ def capture_exception(
 ) -> str | None:
     """Send an exception durably; without `error` the one being handled. Returns its id, or None as `event` does.
 
-    `fingerprint`, a list of texts, replaces the rule by which exceptions are grouped.
+    `fingerprint`, a list of texts or other builtin values, replaces the rule by which exceptions are grouped.
     """
     client = _current.client
     if client is None:

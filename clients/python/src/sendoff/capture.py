@@ -10,11 +10,12 @@ import os
 
 from sendoff import guard
 from sendoff.render import shown, type_name, vars_of
+from sendoff.scrub import HIDDEN
 from sendoff.source import lines_around
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import CodeType, FrameType, TracebackType
+    from types import FrameType, TracebackType
     from typing import Any
 
     from sendoff.scrub import Scrubber
@@ -27,6 +28,8 @@ OUTER = 20
 WITH_VARS = 25
 """Innermost frames of an exception that carry local variables."""
 VARS = 40
+VARS_TOTAL = 200_000
+"""Characters of variables in one chain: rendering more would take the caller's time for what is shed afterwards."""
 MESSAGE = 4_000
 NOTES = 16
 NOTE = 1_000
@@ -45,6 +48,15 @@ _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _PLAIN = (str, int, float, bool, bytes, type(None))
 
 
+class Room:
+    """How many characters of variables one chain may still have."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = VARS_TOTAL
+
+
 class Capturer:
     """Turns exceptions into chains, by one client's settings."""
 
@@ -59,6 +71,7 @@ class Capturer:
         members.
         """
         found: list[dict[str, Any]] = []
+        room = Room()
         seen: set[int] = set()
         todo: list[tuple[BaseException, int | None, str]] = [(error, None, "")]
         while todo and len(found) < CHAIN:
@@ -67,7 +80,7 @@ class Capturer:
                 continue
             seen.add(id(one))
             index = len(found)
-            item = self._exception(one)
+            item = self._exception(one, room)
             if parent is not None:
                 item["parent"] = parent
                 item["link"] = link
@@ -82,38 +95,39 @@ class Capturer:
                 todo.append((context, index, "context"))
         return found
 
-    def _exception(self, error: BaseException) -> dict[str, Any]:
+    def _exception(self, error: BaseException, room: Room) -> dict[str, Any]:
         item: dict[str, Any] = {
             "type": type_name(type(error)),
             "message": self._scrubber.text(message(error)),
-            "frames": self._frames(_traceback(error)),
+            "frames": self._frames(_traceback(error), room),
         }
         notes = vars_of(error).get("__notes__")
         if type(notes) is list and notes:
             item["notes"] = [self._scrubber.text(note[:NOTE]) for note in list(notes) if type(note) is str][:NOTES]
         return item
 
-    def _frames(self, trace: TracebackType | None) -> list[dict[str, Any]]:
+    def _frames(self, trace: TracebackType | None, room: Room) -> list[dict[str, Any]]:
         steps: list[tuple[FrameType, int]] = []
         while trace is not None:
             steps.append((trace.tb_frame, trace.tb_lineno))
             trace = trace.tb_next
         left_out = len(steps) - FRAMES + 1 if len(steps) > FRAMES else 0
         kept = steps if not left_out else steps[:OUTER] + steps[OUTER + left_out :]
-        frames = [self._frame(frame, line, len(kept) - place <= WITH_VARS) for place, (frame, line) in enumerate(kept)]
+        frames = [self._frame(frame, line) for frame, line in kept]
+        if self._settings.locals:
+            inward = zip(reversed(frames), reversed(kept), range(WITH_VARS), strict=False)
+            for described, (frame, _), _ in inward:  # the innermost first, which matter most
+                found = self._vars(frame, room)
+                if found:
+                    described["vars"] = found
         if left_out:
             frames.insert(OUTER, {"file": "", "line": 0, "func": f"… {left_out} frames left out"})
         return frames
 
-    def _frame(self, frame: FrameType, line: int, with_vars: bool) -> dict[str, Any]:
+    def _frame(self, frame: FrameType, line: int) -> dict[str, Any]:
         code = frame.f_code
         module = frame.f_globals.get("__name__") if type(frame.f_globals) is dict else None
-        described = self.place(code.co_filename, line or 0, code.co_qualname, module if type(module) is str else "")
-        if with_vars and self._settings.locals:
-            found = self._vars(frame, code)
-            if found:
-                described["vars"] = found
-        return described
+        return self.place(code.co_filename, line or 0, code.co_qualname, module if type(module) is str else "")
 
     def place(self, file: str, line: int, func: str, module: str) -> dict[str, Any]:
         """A frame without variables."""
@@ -134,15 +148,17 @@ class Capturer:
             return False
         return not file.startswith((_STDLIB, _STDLIB_AS_IMPORTED))
 
-    def _vars(self, frame: FrameType, code: CodeType) -> dict[str, str]:
-        if (
-            not code.co_flags & 0x1
-        ):  # not a function: a module's globals are no locals, a class body's may be any mapping
+    def _vars(self, frame: FrameType, room: Room) -> dict[str, str]:
+        # not a function: a module's globals are no locals, a class body's may be any mapping
+        if not frame.f_code.co_flags & 0x1:
             return {}
         found: dict[str, str] = {}
         for name, value in list(frame.f_locals.items())[:VARS]:
-            hidden = self._scrubber.hides(name)
-            found[name[:200]] = "[scrubbed]" if hidden else shown(value, self._scrubber)
+            if room.left <= 0:
+                break
+            text = HIDDEN if self._scrubber.hides(name) else shown(value, self._scrubber)
+            found[name[:200]] = text
+            room.left -= len(text)
         return found
 
 

@@ -13,7 +13,7 @@ import weakref
 from sendoff import capture, frame, guard, payload
 from sendoff.fingerprint import custom, fingerprint
 from sendoff.outbox import Durable, Outbox
-from sendoff.render import TooLarge
+from sendoff.render import TooLarge, word
 from sendoff.routes import UdpRoute, UnixRoute
 from sendoff.scope import in_force
 from sendoff.scrub import Scrubber
@@ -57,6 +57,11 @@ class Client:
         if settings.address.is_udp:
             return UdpRoute(settings.address, new_client, who, os.getpid(), tally, self._random)
         return UnixRoute(settings.address, new_client(), who, os.getpid(), tally, self._random)
+
+    @property
+    def tally(self) -> Tally:
+        """What was dropped, and errors of our own."""
+        return self.outbox.tally
 
     def event(self, name: str, fields: dict[str, object]) -> str | None:
         """See `sendoff.event`."""
@@ -104,7 +109,7 @@ class Client:
         self, error: BaseException, tags: dict[str, object], fields: dict[str, object], own: list[str] | None
     ) -> str | None:
         chain = self._capturer.chain(error)
-        group = custom([part for part in own if type(part) is str]) if own else fingerprint(chain)
+        group = custom([word(part) for part in own]) if own else fingerprint(chain)
         event_id = self._submit("exception", payload.exception(in_force(), self.scrubber, chain, group, tags, fields))
         if event_id is not None:
             capture.mark(error, event_id)
@@ -166,9 +171,11 @@ class Client:
         parent's.
         """
         old = self.outbox
-        if not old.ended:
-            self._start()
-        old.abandon()
+        try:
+            if not old.ended:
+                self._start()
+        finally:
+            old.abandon()
 
     def __repr__(self) -> str:
         return f"Client({self.settings.address}, {self.outbox})"

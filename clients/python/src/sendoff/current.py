@@ -9,10 +9,13 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from sendoff.metrics import Series
+    from sendoff.tally import Tally
 
     class Client(Protocol):
         """What takes points, events and exceptions: `sendoff.client.Client`, or the recorder of `sendoff.testing`."""
 
+        @property
+        def tally(self) -> Tally: ...
         def point(self, series: Series | None, value: object) -> None: ...
         def named(self, name: str, kind: str, value: object, rate: float, tags: dict[str, object]) -> None: ...
         def event(self, name: str, fields: dict[str, object]) -> str | None: ...
@@ -32,3 +35,8 @@ if TYPE_CHECKING:
 
 
 client: Client | None = None
+
+
+def tally() -> Tally | None:
+    """Where an integration counts what went wrong in it."""
+    return None if client is None else client.tally

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ def custom(strings: Sequence[str]) -> str:
 
 def digest(parts: Sequence[str]) -> str:
     """The first 32 hex digits of the SHA-256 of `parts` joined by LF."""
-    from hashlib import sha256
-
     return sha256("\n".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
 
 

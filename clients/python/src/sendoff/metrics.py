@@ -78,11 +78,17 @@ def series(name: str, kind: str, rate: float, tags: dict[str, object]) -> Series
         if found is not None:
             return found
     made = _make(name, kind, rate, tags)
-    if key is not None and made is not None:
+    if key is not None and made is not None and all(map(_is_short, tags, tags.values())):
         if len(_known) >= SERIES_KEPT:
             _known.clear()
         _known[key] = made
     return made
+
+
+def _is_short(key: str, value: object) -> bool:
+    """Whether a tag as it was given may be remembered: what is cut for the line would be kept whole."""
+    short = len(value) <= TAG_LIMIT if type(value) is str else type(value) is not int or value.bit_length() <= 64
+    return short and len(key) <= TAG_LIMIT
 
 
 def _make(name: str, kind: str, rate: float, tags: dict[str, object]) -> Series | None:

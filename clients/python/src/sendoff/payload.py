@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sendoff.frame import PAYLOAD_LIMIT, STRING_LIMIT, cut, to_json
-from sendoff.render import Plain, TooLarge
+from sendoff.render import Plain, TooLarge, word
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
     from sendoff.scope import Scope
     from sendoff.scrub import Scrubber
+
+
+REQUEST_TEXTS = ("method", "url", "route", "query", "remote")
+REQUEST_TEXT = 1_000
+HEADERS = 40
 
 
 def common(
@@ -38,6 +43,31 @@ def event(name: str, scope: Scope, scrubber: Scrubber, fields: dict[str, object]
     return raw
 
 
+def request(given: dict[str, object], scrubber: Scrubber) -> dict[str, object]:
+    """The request part of an exception. Names of headers and parameters decide what is hidden, and so do values that
+    look like secrets. Empty if it is too large.
+    """
+    plain = Plain(scrubber)
+    made: dict[str, object] = {}
+    try:
+        for key, value in given.items():
+            if key == "headers":
+                if type(value) is dict:
+                    some = list(value.items())[:HEADERS]
+                    made[key] = plain.mapping(
+                        {name: text[:REQUEST_TEXT] if type(text) is str else text for name, text in some}, 3
+                    )
+            elif key in REQUEST_TEXTS:
+                text = word(value)[:REQUEST_TEXT]
+                if text:
+                    made[key] = scrubber.query(text) if key == "query" else scrubber.text(text)
+            else:
+                made.update(plain.mapping({key: value}))
+    except TooLarge:
+        return {}
+    return made
+
+
 def exception(
     scope: Scope,
     scrubber: Scrubber,
@@ -56,8 +86,9 @@ def exception(
         made = {"name": cut(name, STRING_LIMIT), "tags": {"sendoff_shed": "user, tags and fields"}}
     made["fingerprint"] = fingerprint
     made["chain"] = chain
-    if scope.request:
-        made["request"] = scope.request
+    described = request(scope.request, scrubber) if scope.request else None
+    if described:
+        made["request"] = described
     raw = to_json(made)
     for step in _STEPS:
         if len(raw) <= PAYLOAD_LIMIT:

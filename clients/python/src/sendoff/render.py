@@ -173,6 +173,8 @@ class Plain:
             try:
                 if kind is dict:
                     return self.mapping(value, depth)
+                if names_a_secret(value, self._scrubber):
+                    return [self.value(value[0], depth + 1), HIDDEN]
                 return [self.value(inner, depth + 1) for inner in list(value)]
             except RuntimeError:  # changed by another thread while it was copied
                 return f"<{kind.__name__} in change>"
@@ -187,6 +189,14 @@ class Plain:
         self._characters -= len(text)
         if self._nodes < 0 or self._characters < 0:
             raise TooLarge
+
+
+def names_a_secret(value: Any, scrubber: Scrubber) -> bool:
+    """Whether `value` is a pair such as `(b"cookie", …)`, as headers are kept: its first half names a secret."""
+    if len(value) != 2 or type(value) not in (tuple, list):
+        return False
+    name = value[0]
+    return type(name) in (str, bytes) and len(name) <= SHOWN_TEXT and scrubber.hides(word(name))
 
 
 SHOWN_TEXT = 200
@@ -224,10 +234,13 @@ def _shown_container(value: Any, kind: type, scrubber: Scrubber, depth: int) -> 
     size = len(value)
     if depth >= SHOWN_DEPTH:
         return f"{first}… {size}{last}" if size else first + last
-    parts = []
+    if names_a_secret(value, scrubber):
+        return f"{first}{shown(value[0], scrubber, depth + 1)}, {HIDDEN}{last}"
+    parts: list[str] = []
+    left = SHOWN_TOTAL
     try:
         for index, item in enumerate(value.items() if kind is dict else value):
-            if index == SHOWN_ITEMS:
+            if index == SHOWN_ITEMS or left < 0:
                 parts.append(f"… {size - index} more")
                 break
             if kind is dict:
@@ -237,6 +250,7 @@ def _shown_container(value: Any, kind: type, scrubber: Scrubber, depth: int) -> 
                 parts.append(f"{shown(key, scrubber, SHOWN_DEPTH)}: {text}")
             else:
                 parts.append(shown(item, scrubber, depth + 1))
+            left -= len(parts[-1])
     except RuntimeError:
         parts.append("… in change")
     return f"{first}{', '.join(parts)}{last}"

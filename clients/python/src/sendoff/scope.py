@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Scope:
-    """One state of the context. `request` has been scrubbed already."""
+    """One state of the context, as the application gave it: it is scrubbed when it is sent."""
 
     __slots__ = ("request", "tags", "user")
 

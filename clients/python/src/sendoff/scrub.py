@@ -36,14 +36,18 @@ ENDINGS = ("password", "passwd", "secret", "token", "apikey", "cookie")
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _LOOKS = re.compile(
-    r"\b(?:Bearer|Basic)\s{1,3}[A-Za-z0-9._~+/=-]{8,4096}"
+    r"\b(?i:Bearer|Basic)\s{1,3}[A-Za-z0-9._~+/=-]{8,4096}"
     r"|\beyJ[\w-]{8,300}\.[\w-]{4,4096}(?:\.[\w-]{0,1024})?"
     r"|-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[\s\S]*"
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_\w{20,255}|\b[spr]k_(?:live|test)_\w{8,255}|\bsk_[\w-]{43}|\bxox[abprs]-[\w-]{10,255}"
     r"|(?<=://)[^/\s:@]{0,200}:[^/\s@]{1,200}(?=@)"
-    r"|(?i:(?<=password=)|(?<=passwd=)|(?<=secret=)|(?<=token=)|(?<=api_key=)|(?<=apikey=))[^\s&;,'\"]{1,4096}"
 )
-_HINTS = ("earer", "asic", "eyJ", "PRIVATE KEY", "AKIA", "ASIA", "gh", "k_", "xox", "://", "=")
+_NAMED = re.compile(
+    r"""((?i:passw(?:or)?d|passphrase|pwd|secret|token|api_?key)"""
+    r"""(?:\s?=\s?['"]?|(['"])\s?:\s?['"]))((?(2)[^'"]{1,4096}|[^\s&;,'"]{1,4096}))"""
+)
+"""`password=…`, `token = "…"`, `'secret': '…'` and `"api_key":"…"`: queries, and dictionaries that became texts."""
+_HINTS = ("earer", "asic", "EARER", "ASIC", "eyJ", "PRIVATE KEY", "AKIA", "ASIA", "gh", "k_", "xox", "://")
 _CARD = re.compile(r"(?<![\d.])(?:\d[ -]?){12,18}\d(?![\d.])")
 _DIGITS = re.compile(r"\d{4}")
 _NAMES_KEPT = 2048
@@ -85,6 +89,8 @@ class Scrubber:
             return text
         if any(hint in text for hint in _HINTS):
             text = _LOOKS.sub(HIDDEN, text)
+        if "=" in text or ":" in text:
+            text = _NAMED.sub(rf"\1{HIDDEN}", text)
         if _DIGITS.search(text):
             text = _CARD.sub(_hide_card, text)
         return text

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import linecache
 import os
+import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,16 +23,8 @@ def lines_around(file: str, line: int) -> dict[str, Any]:
     """
     if line < 1 or file.startswith("<"):
         return {}
-    try:
-        import linecache
-    except ImportError:  # the interpreter is ending
-        return {}
-    if file not in linecache.cache:
-        try:
-            if len(linecache.cache) >= FILES or os.stat(file).st_size > FILE_LIMIT:
-                return {}
-        except (OSError, ValueError):
-            return {}
+    if len(linecache.cache.get(file, ())) <= 1 and not _may_read(file, len(linecache.cache)):
+        return {}  # not read yet; an entry of one is a promise of a module's loader
     lines = linecache.getlines(file)
     if line > len(lines):
         return {}
@@ -41,6 +35,14 @@ def lines_around(file: str, line: int) -> dict[str, Any]:
     if line < len(lines):
         found["post"] = [_tidy(text) for text in lines[line : line + AROUND]]
     return found
+
+
+def _may_read(file: str, kept: int) -> bool:
+    try:
+        found = os.stat(file)
+    except (OSError, ValueError):
+        return False
+    return kept < FILES and stat.S_ISREG(found.st_mode) and found.st_size <= FILE_LIMIT  # a pipe might never end
 
 
 def _tidy(text: str) -> str:

@@ -11,7 +11,6 @@ May not: read or replace a message, the body included: `receive` and `send` are 
 from __future__ import annotations
 
 from sendoff import current, guard
-from sendoff.integrations.request import described
 from sendoff.scope import fresh_context, set_request
 
 TYPE_CHECKING = False
@@ -43,16 +42,16 @@ class SendoffMiddleware:
 
 def _describe(scope: dict[str, Any]) -> None:
     try:
-        headers = [
-            (name.decode("latin-1").title(), value.decode("latin-1")) for name, value in scope.get("headers") or ()
-        ]
-        host = next((value for name, value in headers if name == "Host"), "")
+        headers = {
+            name.decode("latin-1").title(): value.decode("latin-1") for name, value in scope.get("headers") or ()
+        }
+        host = headers.get("Host", "")
         if not host and scope.get("server"):
             host = f"{scope['server'][0]}:{scope['server'][1]}"
         url = f"{scope.get('scheme', 'http')}://{host}{scope.get('path', '')}"
         remote = str((scope.get("client") or ("",))[0])
         query = bytes(scope.get("query_string") or b"").decode("latin-1")
         method = scope.get("method") or ("WEBSOCKET" if scope["type"] == "websocket" else "")
-        set_request(**described(method, url, query, remote, headers))
+        set_request(method=method, url=url, query=query, remote=remote, headers=headers)
     except Exception as error:  # noqa: BLE001 - a request goes on whatever it says about itself
-        guard.keep(error, None)
+        guard.keep(error, current.tally())

@@ -32,25 +32,31 @@ class SendoffHandler(logging.Handler):
         template.
         """
         client = current.client
-        if client is None or _inside.get() or record.name.split(".", 1)[0] == "sendoff":
+        name = _text(record.name)
+        if client is None or _inside.get() or name.split(".", 1)[0] == "sendoff":
             return
         token = _inside.set(True)
         try:
-            error = record.exc_info[1] if record.exc_info else None
             message = _message(record)
-            if error is not None:
-                client.exception(error, tags={"logger": record.name}, fields={"message": message}, again=False)
+            error = record.exc_info[1] if type(record.exc_info) is tuple else None
+            if issubclass(type(error), BaseException):
+                client.exception(error, tags={"logger": name}, fields={"message": message}, again=False)
                 return
             place: dict[str, object] = {
-                "file": record.pathname,
-                "line": record.lineno,
-                "func": record.funcName or "",
-                "module": record.module,
+                "file": _text(record.pathname),
+                "line": record.lineno if type(record.lineno) is int else 0,
+                "func": _text(record.funcName),
+                "module": _text(record.module),
             }
             template = record.msg if type(record.msg) is str else type(record.msg).__name__
-            client.log(template, message, record.name, place)
+            client.log(template, message, name, place)
         finally:
             _inside.reset(token)
+
+
+def _text(value: object) -> str:
+    """A part of a record, which may have been made by anybody."""
+    return value if type(value) is str else ""
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -10,7 +10,6 @@ May:     read the environment's strings; send exceptions raised by the call, by 
 from __future__ import annotations
 
 from sendoff import current, guard
-from sendoff.integrations.request import described
 from sendoff.scope import context, fresh_context, set_request
 
 TYPE_CHECKING = False
@@ -92,8 +91,8 @@ def report(error: BaseException) -> None:
 def _describe(environ: dict[str, Any]) -> None:
     try:
         text = {key: value for key, value in environ.items() if type(key) is str and type(value) is str}
-        headers = [(key[5:].replace("_", "-").title(), value) for key, value in text.items() if key.startswith("HTTP_")]
-        headers += [(name, text[key]) for key, name in _OTHER_HEADERS if text.get(key)]
+        headers = {key[5:].replace("_", "-").title(): value for key, value in text.items() if key.startswith("HTTP_")}
+        headers |= {name: text[key] for key, name in _OTHER_HEADERS if text.get(key)}
         path = (
             (text.get("SCRIPT_NAME", "") + text.get("PATH_INFO", ""))
             .encode("latin-1", "replace")
@@ -102,9 +101,9 @@ def _describe(environ: dict[str, Any]) -> None:
         host = text.get("HTTP_HOST") or text.get("SERVER_NAME", "")
         url = f"{text.get('wsgi.url_scheme', 'http')}://{host}{path}"
         method, query, remote = (text.get(key, "") for key in ("REQUEST_METHOD", "QUERY_STRING", "REMOTE_ADDR"))
-        set_request(**described(method, url, query, remote, headers))
+        set_request(method=method, url=url, query=query, remote=remote, headers=headers)
     except Exception as error:  # noqa: BLE001 - a request goes on whatever it says about itself
-        guard.keep(error, None)
+        guard.keep(error, current.tally())
 
 
 _OTHER_HEADERS = (("CONTENT_TYPE", "Content-Type"), ("CONTENT_LENGTH", "Content-Length"))
