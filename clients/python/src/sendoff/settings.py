@@ -158,6 +158,15 @@ DECLARED = (
 )
 
 
+def _shown(value: object) -> str:
+    """What was given, for the message of an error."""
+    if type(value) is str:
+        return ascii(value[:100])
+    if type(value) is float or (type(value) is int and value.bit_length() <= 64):
+        return str(value)
+    return f"something of the type {type(value).__name__}"
+
+
 class Settings:
     """The values in force."""
 
@@ -193,14 +202,7 @@ class Settings:
             try:
                 setattr(self, setting.name, setting.check(value))
             except ValueError as error:
-                shown = (
-                    ascii(value[:100])
-                    if type(value) is str
-                    else f"{value}"
-                    if type(value) is float
-                    else f"a {type(value).__name__}"
-                )
-                raise SettingError(f"{source} {error}, not {shown}.") from None
+                raise SettingError(f"{source} {error}, not {_shown(value)}.") from None
 
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{setting.name}={getattr(self, setting.name)!r}' for setting in DECLARED)})"
