@@ -348,7 +348,7 @@ def test_wide_and_deep_variables_cost_the_caller_little(sent: Recorder) -> None:
         down(30)
     began = time.process_time()
     assert sendoff.capture_exception(raised.value) is not None
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < 2, "rendering all of it took half a minute"
     frames = sent.exceptions[0]["chain"][0]["frames"]
     assert len(frames[-1]["vars"]) == 23, "the innermost frame has all of them"
 
