@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sendoff_server.inputs import StreamInput
 from sendoff_server.spool import SpoolFailed, SpoolFull
 from sendoff_server.wire.frame import encode_unit
 
@@ -397,7 +398,8 @@ async def test_stopping_stores_what_the_dead_left_also_when_it_is_more_than_is_h
             body = {"name": "x", "fields": {"text": "y" * 5_000}}
             dead.sendall(b"".join(encode_unit(frame(f"{n:032x}", "event", body, seq=seq)) for seq in range(1, 21)))
             dead.close()
-        await until("accepted", lambda: sum(each.open for each in agent._inputs if each.name == "unix") == 8)
+        (unix,) = [each for each in agent._inputs if isinstance(each, StreamInput) and each.name == "unix"]
+        await until("accepted", lambda: unix.open == 8)
         most, add = 0, agent.committer._append
 
         def measured(entry: Any) -> None:
