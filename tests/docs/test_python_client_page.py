@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import sendoff
-from sendoff import scrub
 from sendoff.client import Client
+from sendoff.content import scrub
 from sendoff.settings import DECLARED, Settings
 from tests.docs.pages import Block, blocks, page, sections, table_keys
 

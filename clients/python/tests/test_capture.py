@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 import sendoff
-from sendoff.fingerprint import custom
+from sendoff.content.fingerprint import custom
+from sendoff.content.payload import exception
+from sendoff.content.scrub import HIDDEN, Scrubber
 from sendoff.frame import PAYLOAD_LIMIT
-from sendoff.payload import exception
 from sendoff.scope import EMPTY
-from sendoff.scrub import HIDDEN, Scrubber
 from sendoff.testing import Recorder, recording
 
 
@@ -207,7 +207,7 @@ def test_without_an_exception_nothing_is_sent(sent: Recorder) -> None:
 
 
 def test_modules_can_be_declared_in_and_out_of_the_application() -> None:
-    from sendoff.capture import Capturer
+    from sendoff.content.chain import Capturer
     from sendoff.settings import Settings
 
     settings = Settings({"in_app": ["lib"], "not_in_app": ["lib.vendor"], "source": False}, {})

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 import sendoff
-from sendoff.scrub import HIDDEN
+from sendoff.content.scrub import HIDDEN
 from sendoff.testing import Recorder, recording
 
 

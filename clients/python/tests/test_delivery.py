@@ -13,6 +13,7 @@ import sendoff
 from clients.python.tests.peer import Peer, listen, until
 from sendoff import current
 from sendoff.client import Client
+from sendoff.frame import Ack
 
 
 def client() -> Client:
@@ -213,14 +214,14 @@ def test_drops_are_reported_even_when_nothing_else_is_sent(peer: Peer, address: 
 def test_writes_that_are_cut_short_are_finished_before_anything_else(
     peer: Peer, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sendoff.senders import stream, unix
+    from sendoff.sending import stream, unix
 
     def small(path: str | None) -> stream.Stream:
         made = unix.open_unix(path)
         made._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
         return made
 
-    monkeypatch.setattr("sendoff.routes.open_unix", small)
+    monkeypatch.setattr("sendoff.sending.routes.open_unix", small)
     sendoff.init(address)
     peer.reading = False
     began = time.monotonic()
@@ -238,14 +239,14 @@ def test_writes_that_are_cut_short_are_finished_before_anything_else(
 def test_a_connection_that_breaks_inside_a_unit_loses_no_event_and_no_point(
     socket_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sendoff.senders import stream, unix
+    from sendoff.sending import stream, unix
 
     def small(path: str | None) -> stream.Stream:
         made = unix.open_unix(path)
         made._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
         return made
 
-    monkeypatch.setattr("sendoff.routes.open_unix", small)
+    monkeypatch.setattr("sendoff.sending.routes.open_unix", small)
     first = listen(socket_path)
     first.reading = False
     sendoff.init(address)
@@ -327,3 +328,38 @@ def test_metrics_never_take_the_room_of_events(address: str) -> None:
     assert isinstance(dropped, dict)
     assert dropped["metric.buffer_full"] > 1_000
     assert sendoff.event("still room", text="x" * 10_000) is not None
+
+
+def test_an_acknowledgement_of_what_was_never_written_lets_go_of_nothing(peer: Peer, address: str) -> None:
+    peer.acknowledging = False
+    sendoff.init(address)
+    sendoff.event("first")
+    until(lambda: peer.durable, "the event")
+    held = client().outbox.channel.held
+    held.add(b"not written yet")
+    held.settle(Ack(1_000_000))
+    assert [frame for _, frame in held.to_write] == [b"not written yet"]
+    assert not held.sent
+    held.to_write.clear()
+
+
+def test_a_peer_that_always_hangs_up_is_not_asked_without_a_pause(peer: Peer, address: str) -> None:
+    peer.hang_up_after = 1
+    sendoff.init(address)
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        sendoff.event("x")
+        time.sleep(0.001)
+    assert len(peer.connections) < 60
+
+
+def test_metrics_that_wait_keep_within_what_events_have_left(address: str) -> None:
+    sendoff.init(address, buffer=65_536)
+    for _ in range(3):
+        assert sendoff.event("held", text="x" * 20_000) is not None
+    for number in range(200):
+        sendoff.unique("users", f"{number:0200}")
+    assert sendoff.flush(0.05) is False
+    outbox = client().outbox
+    assert outbox.channel.held.bytes + outbox.waiting.bytes <= 65_536
+    assert sendoff.stats()["dropped"] == {"metric.buffer_full": 200}

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 import sendoff
 from sendoff import metrics
+from sendoff.content.render import shown
+from sendoff.content.scrub import HIDDEN, Scrubber
 from sendoff.frame import PAYLOAD_LIMIT
-from sendoff.render import shown
-from sendoff.scrub import HIDDEN, Scrubber
 from sendoff.testing import Recorder, recording
 
 RAN: list[str] = []

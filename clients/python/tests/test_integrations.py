@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import sendoff
-from sendoff.fingerprint import custom
+from sendoff.content.fingerprint import custom
 from sendoff.integrations.asgi import SendoffMiddleware as Asgi
 from sendoff.integrations.asyncio import install
 from sendoff.integrations.logging import SendoffHandler

@@ -10,9 +10,9 @@ import sendoff
 from clients.python.tests.peer import Peer, until
 from sendoff import current
 from sendoff.client import Client
-from sendoff.lock import TryLock
 from sendoff.metrics import series
-from sendoff.outbox import Durable, Outbox
+from sendoff.sending.lock import TryLock
+from sendoff.sending.outbox import Durable, Outbox
 from sendoff.tally import Tally
 
 
@@ -138,7 +138,7 @@ def test_a_thread_that_cannot_be_started_is_tried_again_and_again(
     assert isinstance(current.client, Client)
     made = current.client.outbox
     with monkeypatch.context() as patch:
-        patch.setattr("sendoff.outbox.worker.start", refuse)
+        patch.setattr("sendoff.sending.outbox.worker.start", refuse)
         for _ in range(10):
             made._thread_after = 0.0
             sendoff.event("x")
@@ -155,7 +155,7 @@ def test_an_event_is_held_when_no_descriptor_is_left_for_a_connection(
 
     with monkeypatch.context() as patch:
         patch.setattr("_socket.socketpair", none_left)
-        patch.setattr("sendoff.senders.unix._socket.socket", none_left)
+        patch.setattr("sendoff.sending.unix._socket.socket", none_left)
         sendoff.init(address)
         assert sendoff.event("x") is not None
         assert sendoff.stats()["dropped"] == {}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sendoff.scrub import Scrubber
+from sendoff.content.scrub import Scrubber
 
 VECTORS = json.loads((Path(__file__).parents[3] / "protocol/vectors/secrets.json").read_text(encoding="utf-8"))
 

@@ -11,7 +11,7 @@ import pytest
 
 import sendoff
 from sendoff import current
-from sendoff.senders.unix import find
+from sendoff.sending.unix import find
 from sendoff.settings import DECLARED, SettingError, Settings
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -102,7 +102,7 @@ def test_a_socket_in_a_directory_of_others_is_not_trusted(monkeypatch: pytest.Mo
     import shutil
     import socket
 
-    monkeypatch.setattr("sendoff.senders.unix.SYSTEM", "/nowhere")
+    monkeypatch.setattr("sendoff.sending.unix.SYSTEM", "/nowhere")
     uid = 3_999_999_999
     folder = Path(f"/tmp/sendoff-{uid}")
     folder.mkdir(mode=0o700)
@@ -146,8 +146,9 @@ def test_importing_does_nothing_and_loads_next_to_nothing(run: Run) -> None:
         "sendoff.current",
         "sendoff.metrics",
         "sendoff.version",
-        "sendoff.render",
-        "sendoff.scrub",
+        "sendoff.content",
+        "sendoff.content.render",
+        "sendoff.content.scrub",
     }
     heavy = {
         "socket",

@@ -116,7 +116,7 @@ def test_points_that_no_agent_took_are_counted_and_reported_later() -> None:
 def test_a_name_is_not_looked_up_on_the_callers_thread(agent: Datagrams, monkeypatch: pytest.MonkeyPatch) -> None:
     import _thread
 
-    from sendoff.senders import udp
+    from sendoff.sending import udp
 
     callers: list[int] = []
 

@@ -11,7 +11,7 @@ import pytest
 import sendoff
 from clients.python.tests.peer import Peer, until
 from sendoff import frame
-from sendoff.fingerprint import custom, fingerprint
+from sendoff.content.fingerprint import custom, fingerprint
 
 VECTORS = Path(__file__).parents[3] / "protocol" / "vectors"
 CLIENT = "0123456789abcdef0123456789abcdef"

@@ -10,18 +10,20 @@ import sys
 import time
 import weakref
 
-from sendoff import capture, frame, guard, payload
-from sendoff.fingerprint import custom, fingerprint
-from sendoff.outbox import Durable, Outbox
-from sendoff.render import TooLarge, word
-from sendoff.routes import UdpRoute, UnixRoute
+from sendoff import frame, guard
+from sendoff.content import payload
+from sendoff.content.chain import MESSAGE, Capturer, mark, reported
+from sendoff.content.fingerprint import custom, fingerprint
+from sendoff.content.render import TooLarge, word
+from sendoff.content.scrub import Scrubber
 from sendoff.scope import in_force
-from sendoff.scrub import Scrubber
+from sendoff.sending.outbox import Durable, Outbox
+from sendoff.sending.routes import UdpRoute, UnixRoute
 from sendoff.version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sendoff.routes import Route
+    from sendoff.sending.routes import Route
     from sendoff.settings import Settings
     from sendoff.tally import Tally
 
@@ -35,7 +37,7 @@ class Client:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.scrubber = Scrubber(settings.scrub)
-        self._capturer = capture.Capturer(settings, self.scrubber)
+        self._capturer = Capturer(settings, self.scrubber)
         self._start()
         alive.add(self)
 
@@ -96,7 +98,7 @@ class Client:
             if not issubclass(type(error), BaseException) or error is None:
                 tally.one("event.invalid")
                 return None
-            before = None if again else capture.reported(error)
+            before = None if again else reported(error)
             return before or self._exception(error, tags or {}, fields or {}, fingerprint)
         except RecursionError:
             tally.full_stack += 1
@@ -112,7 +114,7 @@ class Client:
         group = custom([word(part) for part in own]) if own else fingerprint(chain)
         event_id = self._submit("exception", payload.exception(in_force(), self.scrubber, chain, group, tags, fields))
         if event_id is not None:
-            capture.mark(error, event_id)
+            mark(error, event_id)
         return event_id
 
     def log(self, template: str, message: str, logger: str, frame: dict[str, object]) -> str | None:
@@ -124,7 +126,7 @@ class Client:
             place = self._capturer.place(
                 str(frame["file"]), int(str(frame["line"])), str(frame["func"]), str(frame["module"])
             )
-            chain = [{"type": "log", "message": self.scrubber.text(message[: capture.MESSAGE]), "frames": [place]}]
+            chain = [{"type": "log", "message": self.scrubber.text(message[:MESSAGE]), "frames": [place]}]
             group = custom(["log", logger, template])
             return self._submit(
                 "exception", payload.exception(in_force(), self.scrubber, chain, group, {"logger": logger}, {})

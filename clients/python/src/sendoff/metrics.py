@@ -3,7 +3,7 @@ public API.
 
 A *series* is everything of a line but its value, formatted once: `head` (name and colon) and `tail` (type, rate,
 tags). A point is a pair of a series and a checked value, so that the thread that counts does next to nothing;
-`sendoff.points` makes lines of them.
+`sendoff.sending.points` makes lines of them.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _make(name: str, kind: str, rate: float, tags: dict[str, object]) -> Series 
         return None
     if type(rate) not in (int, float) or not rate >= RATE_MIN:
         return None
-    from sendoff.render import word
+    from sendoff.content.render import word
 
     # a set of tags, as equal ones count once
     texts = {tag(key, word(value)) for key, value in tags.items()}
@@ -139,7 +139,7 @@ def member(value: object) -> str | None:
     """A member of a set as text, or None if it is empty or longer than 512 bytes."""
     if type(value) is str and value.isalnum() and len(value) <= 128:
         return value  # the usual case: an id
-    from sendoff.render import word
+    from sendoff.content.render import word
 
     text = word(value).translate(_CONTROLS).translate({ord("|"): "_"}).strip()
     return text if text and len(text.encode("utf-8", "replace")) <= MEMBER_LIMIT else None

@@ -21,9 +21,9 @@ from contextlib import contextmanager
 
 from sendoff import current
 from sendoff.client import Client
+from sendoff.content.render import word
 from sendoff.metrics import tag
-from sendoff.outbox import Durable, Outbox
-from sendoff.render import word
+from sendoff.sending.outbox import Durable, Outbox
 from sendoff.settings import Settings
 
 TYPE_CHECKING = False

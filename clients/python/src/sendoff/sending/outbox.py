@@ -13,18 +13,19 @@ import time
 from collections import deque
 from contextlib import suppress
 
-from sendoff import guard, worker
-from sendoff.buffer import ADMISSION, OVERHEAD, Parcel, Waiting
-from sendoff.lock import TryLock
+from sendoff import guard
 from sendoff.metrics import VALUE_LIMIT, Series, member, number, series
-from sendoff.points import EAGER, LIMIT, PORTION, Points
+from sendoff.sending import worker
+from sendoff.sending.buffer import ADMISSION, OVERHEAD, Parcel, Waiting
+from sendoff.sending.lock import TryLock
+from sendoff.sending.points import EAGER, LIMIT, PORTION, Points
 from sendoff.tally import INTERNAL, Tally
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sendoff.routes import Route
+    from sendoff.sending.routes import Route
 
 TICK = 0.1
 """Seconds between two packings while points come in."""

@@ -11,13 +11,13 @@ import sys
 from enum import EnumMeta
 from types import GetSetDescriptorType
 
-from sendoff.scrub import HIDDEN
+from sendoff.content.scrub import HIDDEN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sendoff.scrub import Scrubber
+    from sendoff.content.scrub import Scrubber
 
 DEPTH = 8
 """Containers in containers, counted from the payload's own object; `fields` and the like are at 2."""

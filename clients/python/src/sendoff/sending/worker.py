@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from sendoff.outbox import Outbox
+    from sendoff.sending.outbox import Outbox
 
 TROUBLE_PAUSE = 0.2
 """Seconds to wait after an error of our own, so that a lasting one costs no CPU."""

@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 
 from sendoff import guard
-from sendoff.render import shown, type_name, vars_of
-from sendoff.scrub import HIDDEN
-from sendoff.source import lines_around
+from sendoff.content.render import shown, type_name, vars_of
+from sendoff.content.scrub import HIDDEN
+from sendoff.content.source import lines_around
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
     from typing import Any
 
-    from sendoff.scrub import Scrubber
+    from sendoff.content.scrub import Scrubber
     from sendoff.settings import Settings
 
 CHAIN = 32
@@ -44,7 +44,7 @@ _args = BaseException.__dict__["args"].__get__
 _members = BaseExceptionGroup.__dict__["exceptions"].__get__
 _STDLIB = os.path.dirname(os.path.realpath(os.__file__)) + os.sep
 _STDLIB_AS_IMPORTED = os.path.dirname(os.__file__) + os.sep
-_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _PLAIN = (str, int, float, bool, bytes, type(None))
 
 
@@ -174,7 +174,7 @@ def message(error: BaseException) -> str:
     """
     args = _args(error)
     if not all(type(arg) in _PLAIN for arg in args) and not _has_own_str(type(error)):
-        from sendoff.scrub import Scrubber
+        from sendoff.content.scrub import Scrubber
 
         plain = Scrubber()
         texts = [arg if type(arg) is str else shown(arg, plain) for arg in args[:10]]

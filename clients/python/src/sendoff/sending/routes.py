@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 
 from sendoff import frame
-from sendoff.buffer import Waiting
-from sendoff.channel import HELD_BACK_MS, Channel
-from sendoff.senders import udp
-from sendoff.senders.stream import Gone, Stream, open_tcp
-from sendoff.senders.unix import open_unix
+from sendoff.sending import udp
+from sendoff.sending.buffer import Waiting
+from sendoff.sending.channel import HELD_BACK_MS, Channel
+from sendoff.sending.stream import Gone, Stream, open_tcp
+from sendoff.sending.unix import open_unix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

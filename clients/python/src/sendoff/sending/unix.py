@@ -6,7 +6,7 @@ import _socket
 import os
 import stat
 
-from sendoff.senders.stream import Absent, Gone, Stream, new_socket
+from sendoff.sending.stream import Absent, Gone, Stream, new_socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from sendoff.content.render import Plain, TooLarge, word
 from sendoff.frame import PAYLOAD_LIMIT, STRING_LIMIT, cut, to_json
-from sendoff.render import Plain, TooLarge, word
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from sendoff.content.scrub import Scrubber
     from sendoff.scope import Scope
-    from sendoff.scrub import Scrubber
 
 
 REQUEST_TEXTS = ("method", "url", "route", "query", "remote")

@@ -8,14 +8,14 @@ channel also carries the metrics; beside UDP it carries events alone.
 from __future__ import annotations
 
 from sendoff import frame
-from sendoff.buffer import Held, Waiting
-from sendoff.senders.stream import Absent, Gone, Job, Torn
+from sendoff.sending.buffer import Held, Waiting
+from sendoff.sending.stream import Absent, Gone, Job, Torn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sendoff.senders.stream import Stream
+    from sendoff.sending.stream import Stream
     from sendoff.tally import Tally
 
 BACKOFF = 0.05

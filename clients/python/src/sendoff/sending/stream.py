@@ -14,8 +14,8 @@ from sendoff.frame import unit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sendoff.buffer import Parcel
     from sendoff.frame import Ack
+    from sendoff.sending.buffer import Parcel
 
 _NO_SIGNAL = getattr(_socket, "MSG_NOSIGNAL", 0)
 _WAIT = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ENOBUFS, errno.ENOTCONN, errno.EINPROGRESS, errno.EALREADY)
