@@ -363,3 +363,12 @@ def test_metrics_that_wait_keep_within_what_events_have_left(address: str) -> No
     outbox = client().outbox
     assert outbox.channel.held.bytes + outbox.waiting.bytes <= 65_536
     assert sendoff.stats()["dropped"] == {"metric.buffer_full": 200}
+
+
+def test_what_was_never_written_is_counted_as_dropped_at_the_end(address: str) -> None:
+    sendoff.init(address)
+    sendoff.event("x")
+    for number in range(3):
+        sendoff.increment("x", number)
+    sendoff.close(0)
+    assert sendoff.stats()["dropped"] == {"event.closed": 1, "metric.closed": 3}

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,28 @@ def test_a_child_after_a_fork_is_a_client_of_its_own(peer: Peer, address: str) -
     assert by_name["parent again"].header["seq"] == 2
     assert len(peer.connections) == 2, "the parent's connection must not have been touched"
     assert not peer.of("bye")
+
+
+def test_a_child_has_no_descriptor_of_its_parents_client(peer: Peer, address: str) -> None:
+    def sockets() -> int:
+        found = 0
+        for name in os.listdir("/proc/self/fd"):
+            with suppress(OSError):  # the listing's own descriptor
+                found += os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
+        return found
+
+    before = sockets()
+    sendoff.init(address)
+    sendoff.event("x")
+    sendoff.increment("x")
+    assert sendoff.flush(5)
+    others = len(peer.connections)
+
+    def work() -> None:
+        assert sockets() == before + others
+
+    assert sockets() > before + others
+    assert child(work) == 0
 
 
 def test_a_child_forgets_what_its_parent_had_not_sent(address: str, socket_path: Path) -> None:
