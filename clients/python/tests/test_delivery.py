@@ -372,3 +372,14 @@ def test_what_was_never_written_is_counted_as_dropped_at_the_end(address: str) -
         sendoff.increment("x", number)
     sendoff.close(0)
     assert sendoff.stats()["dropped"] == {"event.closed": 1, "metric.closed": 3}
+
+
+def test_a_second_init_waits_but_shortly_for_what_the_first_client_holds(peer: Peer, address: str) -> None:
+    peer.acknowledging = False
+    sendoff.init(address, linger=30)
+    sendoff.event("x")
+    began = time.monotonic()
+    sendoff.init(address, linger=30)
+    assert time.monotonic() - began < 5
+    peer.acknowledging = True
+    sendoff.init(enabled=False)

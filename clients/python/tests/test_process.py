@@ -68,6 +68,13 @@ def test_an_uncaught_exception_is_reported_and_still_printed(peer: Peer, run: Ru
     assert peer.durable[0].body["chain"][0]["message"] == "ouch 7"
 
 
+def test_an_interrupt_by_the_user_is_no_exception_to_report(peer: Peer, run: Run) -> None:
+    done = run("import sendoff; sendoff.init(); sendoff.event('x')\nraise KeyboardInterrupt", check=False)
+    assert "KeyboardInterrupt" in done.stderr
+    until(lambda: peer.of("bye"), "the bye")
+    assert [got.kind for got in peer.durable] == ["event"]
+
+
 def test_an_uncaught_exception_in_a_thread_is_reported_and_still_printed(peer: Peer, run: Run) -> None:
     done = run(
         "import sendoff, threading; sendoff.init()\nt = threading.Thread(target=lambda: 1 / 0); t.start(); t.join()"
