@@ -282,3 +282,10 @@ def test_scrubbing_hostile_text_takes_linear_time(part: str) -> None:
     began = time.process_time()
     Scrubber().text(text)
     assert time.process_time() - began < 2
+
+
+def test_the_applications_own_names_of_secrets_hold_in_messages_too() -> None:
+    from sendoff.content.chain import message
+
+    assert "hunter" not in message(KeyError({"salary": "hunter"}), Scrubber(["salary"]))
+    assert "hunter" in message(KeyError({"salary": "hunter"}), Scrubber())

@@ -291,3 +291,18 @@ def test_a_multiprocessing_child_flushes_its_points(peer: Peer, run: Run) -> Non
         "for c in children: c.join()\n"
     )
     until(lambda: peer.points == 3, "the points of three children")
+
+
+def test_hooks_that_another_hook_keeps_in_place_report_nothing_once_they_are_switched_off(peer: Peer, run: Run) -> None:
+    script = """
+import sendoff, sys
+sendoff.init(service="job")
+ours = sys.excepthook
+sys.excepthook = lambda *what: ours(*what)
+sendoff.init(service="job", excepthooks=False)
+sendoff.event("last")
+raise ValueError("not for Sendoff")
+"""
+    assert "ValueError" in run(script, check=False).stderr
+    until(lambda: bool(peer.of("bye")), "goodbye")
+    assert [got.kind for got in peer.of("event", "exception")] == ["event"]

@@ -47,7 +47,7 @@ Sendoff runs: agent and gateway in one process, for a first look.
   the agent   {pages}
   data        {look.folder} (delete it to begin anew)
 
-Put this into an app, after `pip install sendoff`:
+Put this into an app that has the package sendoff installed:
 {socket}
   import sendoff
   sendoff.init(service="my-app")

@@ -98,7 +98,7 @@ class Capturer:
     def _exception(self, error: BaseException, room: Room) -> dict[str, Any]:
         item: dict[str, Any] = {
             "type": type_name(type(error)),
-            "message": self._scrubber.text(message(error)),
+            "message": self._scrubber.text(message(error, self._scrubber)),
             "frames": self._frames(_traceback(error), room),
         }
         notes = vars_of(error).get("__notes__")
@@ -166,7 +166,7 @@ def _under(module: str, names: tuple[str, ...]) -> bool:
     return any(module == name or module.startswith(name + ".") for name in names)
 
 
-def message(error: BaseException) -> str:
+def message(error: BaseException, scrubber: Scrubber) -> str:
     """The text of an exception, at most 4,000 characters.
 
     Where the class has no `__str__` of its own and its arguments are not all plain, they are rendered here instead:
@@ -174,10 +174,7 @@ def message(error: BaseException) -> str:
     """
     args = _args(error)
     if not all(type(arg) in _PLAIN for arg in args) and not _has_own_str(type(error)):
-        from sendoff.content.scrub import Scrubber
-
-        plain = Scrubber()
-        texts = [arg if type(arg) is str else shown(arg, plain) for arg in args[:10]]
+        texts = [arg if type(arg) is str else shown(arg, scrubber) for arg in args[:10]]
         return (texts[0] if len(args) == 1 else f"({', '.join(texts)})")[:MESSAGE]
     try:
         text = str(error)

@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
 _before: Callable[[type[BaseException], BaseException, TracebackType | None], Any] | None = None
 _threads_before: Callable[[Any], Any] | None = None
+_on = False
+"""Whether to report: somebody's hook on top of ours can keep ours in place after `uninstall`."""
 
 
 def install() -> None:
     """Put our hooks before those that are there. Harmless when they are in place already."""
-    global _before, _threads_before
+    global _before, _threads_before, _on
     import threading
+
+    _on = True
 
     if _before is None:
         _before = sys.excepthook
@@ -38,7 +42,8 @@ def install() -> None:
 
 def uninstall() -> None:
     """Put back what was there, unless somebody else has put theirs on top: then ours stays and hands on."""
-    global _before, _threads_before
+    global _before, _threads_before, _on
+    _on = False
     threading: Any = sys.modules.get("threading")
     if _before is not None and sys.excepthook is _hook:
         sys.excepthook, _before = _before, None
@@ -61,5 +66,5 @@ def _thread_hook(args: Any) -> None:
 
 def _report(error: BaseException) -> None:
     client = current.client
-    if client is not None and not issubclass(type(error), (KeyboardInterrupt, SystemExit, GeneratorExit)):
+    if _on and client is not None and not issubclass(type(error), (KeyboardInterrupt, SystemExit, GeneratorExit)):
         client.exception(error, again=False)
