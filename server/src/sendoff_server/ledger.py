@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
 LOST: Mapping[str, str] = {
     "series_limit": "a gauge beyond the limit of series: it cannot be folded into an overflow series",
-    "spool_full": "the spool had reached agent.spool_limit",
+    "spool_full": "the spool had reached spool.events.limit or spool.metrics.limit",
     "disk_failed": "the disk refused to take it, or gave it back damaged",
     "output_removed": "it waited for an output that is no longer configured",
+    "expired": "it had waited longer than spool.events.age or spool.metrics.age",
+    "purged": "somebody threw it away with `sendoff spool purge`",
+    "damaged": "it stood in a part of a damaged spool that could not be rescued",
 }
 """Why the agent loses events or points."""
 

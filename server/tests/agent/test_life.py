@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -131,7 +132,7 @@ async def test_clients_that_ended_long_ago_are_folded_into_totals(tmp_path: Path
     late = 0.0
 
     def running_s() -> float:
-        return asyncio.get_running_loop().time() + late
+        return time.monotonic() + late
 
     async with running(tmp_path, running=running_s) as agent:
         client = FrameClient(agent, A)

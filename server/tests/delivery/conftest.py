@@ -11,7 +11,7 @@ from sendoff_server.aggregate import Limits, make_core
 from sendoff_server.delivery import Worker
 from sendoff_server.outputs import build
 from sendoff_server.settings import OutputSettings
-from sendoff_server.spool import EventIn, OutputSpec, Spool
+from sendoff_server.spool import EventIn, OutputSpec, Spool, SpoolLimits
 from server.tests.outputs.destination import KEY, Destination
 
 NOW = 1_700_000_000_000
@@ -50,7 +50,7 @@ async def destination() -> AsyncIterator[Destination]:
 def spool(tmp_path: Path) -> Iterator[Spool]:
     outputs = [OutputSpec("main", 10_000), OutputSpec("hook", 10_000)]
     merge = make_core(Limits(), (), (1, 1)).merge
-    made = Spool.open(tmp_path / "a", outputs, merge=merge, host="web-1", now_ms=NOW, limit_bytes=1 << 30)
+    made = Spool.open(tmp_path / "a", outputs, merge=merge, host="web-1", now_ms=NOW, limits=SpoolLimits())
     yield made
     made.close()
 

@@ -89,7 +89,7 @@ def test_a_wrong_name_of_an_output_hides_no_other_fault_of_outputs(write: Write)
         ("[inputs.udp]\nlisen = 1\n", "inputs.udp.listen"),
         ('[outputs.main]\nurl = "https://x"\nkey = "k"\nintervall = 3\n', "outputs.main.interval"),
         ("[agent]\nretention = 3\n", "gateway.retention"),
-        ("[web]\nspool_limit = 3\n", "agent.spool_limit"),
+        ("[web]\nmax_series = 3\n", "agent.max_series"),
     ],
 )
 def test_a_misspelt_key_gets_the_one_that_was_meant(write: Write, text: str, meant: str) -> None:

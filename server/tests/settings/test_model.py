@@ -119,7 +119,7 @@ def test_longer_windows_are_kept_at_least_as_long_as_short_ones() -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        {"agent.spool_limit": "1 MiB"},
+        {"spool.events.limit": "1 MiB"},
         {"agent.max_series": -1},
         {"agent.max_series": True},
         {"agent.max_series": 1.5},

@@ -59,5 +59,5 @@ def test_what_is_in_force_says_where_it_came_from_and_hides_secrets(tmp_path: Pa
         "SENDOFF_OUTPUTS_MY_SHOP_KEY",
     )
     assert shown["outputs.my-shop.headers"].origin == str(path)
-    assert (shown["agent.spool_limit"].value, shown["agent.spool_limit"].origin) == ("2 GiB", "default")
+    assert (shown["spool.events.limit"].value, shown["spool.events.limit"].origin) == ("1536 MiB", "default")
     assert tomllib.loads(sample()).keys() >= {"agent", "inputs", "web", "gateway"}

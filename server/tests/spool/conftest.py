@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sendoff_server.aggregate import Limits, Rotation, make_core
-from sendoff_server.spool import EventIn, OutputSpec, Spool
+from sendoff_server.spool import ClassLimit, EventIn, OutputSpec, Spool, SpoolLimits
 
 NOW = 1_700_000_000_000
 OpenSpool = Callable[..., Spool]
@@ -28,13 +28,19 @@ def open_spool(folder: Path) -> Iterator[OpenSpool]:
     def open_it(*outputs: str | OutputSpec, now_ms: int = NOW, limit_bytes: int = 1 << 30, **more: Any) -> Spool:
         specs = [OutputSpec(one, 10_000) if isinstance(one, str) else one for one in outputs]
         arguments: dict[str, Any] = {"merge": core.merge, "host": "web-1", "clock": lambda: now_ms, **more}
-        spool = Spool.open(folder, specs, now_ms=now_ms, limit_bytes=limit_bytes, **arguments)
+        spool = Spool.open(folder, specs, now_ms=now_ms, limits=within(limit_bytes), **arguments)
         opened.append(spool)
         return spool
 
     yield open_it
     for spool in opened:
         spool.close()
+
+
+def within(total: int) -> SpoolLimits:
+    """Limits of so many bytes together."""
+    month = 30 * 86400.0
+    return SpoolLimits(ClassLimit(total - total // 4, month, "hold"), ClassLimit(total // 4, month, "drop_oldest"))
 
 
 def event(number: int, source: str = "shop", size: int = 0) -> EventIn:

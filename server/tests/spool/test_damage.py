@@ -14,7 +14,7 @@ import apsw
 import pytest
 
 from sendoff_server.aggregate import Limits, make_core
-from sendoff_server.spool import Delivered, EventIn, OutputSpec, Spool, SpoolFailed
+from sendoff_server.spool import Delivered, EventIn, OutputSpec, Spool, SpoolFailed, SpoolLimits
 from sendoff_server.spool.wal import commits
 
 from .conftest import NOW, OpenSpool, event, rotation
@@ -199,7 +199,7 @@ async def test_a_full_disk_acknowledges_nothing_delivers_on_and_recovers(
 ) -> None:
     merge = make_core(Limits(), (), (1, 1)).merge
     outputs = [OutputSpec("main", 10_000)]
-    spool = Spool.open(tiny_disk / "a", outputs, merge=merge, host="h", now_ms=NOW, limit_bytes=1 << 40)
+    spool = Spool.open(tiny_disk / "a", outputs, merge=merge, host="h", now_ms=NOW, limits=SpoolLimits())
     try:
         taken = await fill(spool)
         assert 50 < taken < 1_000
@@ -224,7 +224,7 @@ async def test_an_agent_that_starts_on_a_full_disk_delivers_what_it_has_and_goes
     outputs = [OutputSpec("main", 10_000)]
 
     def start(now_ms: int) -> Spool:
-        return Spool.open(tiny_disk / "a", outputs, merge=merge, host="h", now_ms=now_ms, limit_bytes=1 << 40)
+        return Spool.open(tiny_disk / "a", outputs, merge=merge, host="h", now_ms=now_ms, limits=SpoolLimits())
 
     spool = start(NOW)
     for number in range(20):
@@ -292,13 +292,13 @@ from typing import Any
 sys.path.insert(0, sys.argv[3])
 from conftest import NOW, event, rotation
 from sendoff_server.aggregate import Limits, make_core
-from sendoff_server.spool import ClientState, Delivered, OutputSpec, Spool
+from sendoff_server.spool import ClientState, Delivered, OutputSpec, Spool, SpoolLimits
 
 async def main():
     first = int(sys.argv[2])
     outputs = [OutputSpec("main", 10_000), OutputSpec("copy", 10_000)]
     merge = make_core(Limits(), (), (1, 1)).merge
-    spool = Spool.open(Path(sys.argv[1]), outputs, merge=merge, host="h", now_ms=NOW, limit_bytes=1 << 30)
+    spool = Spool.open(Path(sys.argv[1]), outputs, merge=merge, host="h", now_ms=NOW, limits=SpoolLimits())
     client = ClientState("c" * 32, upto=first)
 
     async def put():

@@ -29,6 +29,7 @@ from sendoff_server.spool import (
     Split,
     Spool,
     SpoolFailed,
+    SpoolLimits,
 )
 from sendoff_server.wire.batch import decode_body
 
@@ -56,7 +57,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.window = 0
-        self.spool = Spool.open(self.folder, OUTPUTS, merge=self.merge, host="h", now_ms=self.now, limit_bytes=1 << 30)
+        self.spool = Spool.open(self.folder, OUTPUTS, merge=self.merge, host="h", now_ms=self.now, limits=SpoolLimits())
 
     def teardown(self) -> None:
         if hasattr(self, "spool"):

@@ -9,7 +9,7 @@ import apsw
 import pytest
 
 from sendoff_server.aggregate import Limits, make_core
-from sendoff_server.spool import ClientState, Delivered, OutputSpec, Spool, SpoolFailed
+from sendoff_server.spool import ClientState, Delivered, OutputSpec, Spool, SpoolFailed, SpoolLimits
 
 from .conftest import NOW, event, rotation
 
@@ -66,7 +66,7 @@ def disk() -> Iterator[Disk]:
 
 
 def open_spool(folder: Path) -> Spool:
-    return Spool.open(folder, OUTPUTS, merge=MERGE, host="h", now_ms=NOW, limit_bytes=1 << 30, clock=lambda: NOW)
+    return Spool.open(folder, OUTPUTS, merge=MERGE, host="h", now_ms=NOW, limits=SpoolLimits(), clock=lambda: NOW)
 
 
 async def test_a_power_cut_after_any_acknowledgement_loses_nothing_that_was_acknowledged(

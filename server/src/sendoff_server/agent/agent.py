@@ -25,8 +25,8 @@ from sendoff_server.inputs import DatagramInput, InputError, StreamInput, open_i
 from sendoff_server.inputs.sockets import default_unix_path
 from sendoff_server.ledger import Books
 from sendoff_server.outputs import build
-from sendoff_server.settings import Settings
-from sendoff_server.spool import OutputSpec, Spool, SpoolError
+from sendoff_server.settings import Settings, SpoolSettings
+from sendoff_server.spool import ClassLimit, OutputSpec, Spool, SpoolError, SpoolLimits
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,9 @@ class Agent:
             merge=make_core(limits).merge,  # a core of its own: it runs in the spool's thread
             host=settings.agent.host,
             now_ms=self._clock(),
-            limit_bytes=settings.agent.spool_limit,
+            limits=_limits(settings.spool),
+            clock=self._clock,
+            running=self._running,
         )
         self.core = make_core(limits, spool.gauges, (spool.epoch, spool.next_window))
         self.clients = Clients(spool.clients.values(), self._running())
@@ -267,3 +269,12 @@ class Agent:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _limits(spool: SpoolSettings) -> SpoolLimits:
+    events, metrics = spool.events, spool.metrics
+    return SpoolLimits(
+        ClassLimit(events.limit, events.age, events.when_full),
+        ClassLimit(metrics.limit, metrics.age, metrics.when_full),
+        spool.receipts,
+    )

@@ -126,11 +126,6 @@ class AgentSettings(_Section):
         default=10.0,
         description="How long the agent goes on delivering after it was asked to stop; the rest stays on disk",
     )
-    spool_limit: Annotated[Size, _within(16 * 2**20, 2**50, units.say_size)] = Field(
-        default=2 * 2**30,
-        description="How much disk the spool may take. When it is full, events wait in the clients, and metrics are "
-        "lost and counted",
-    )
     max_series: Annotated[Count, _within(100, 10_000_000, str)] = Field(
         default=50_000,
         description="Series (name and tags) held at once; more of a name are summed in an overflow series",
@@ -138,6 +133,55 @@ class AgentSettings(_Section):
     gauge_minus: Annotated[Literal["auto", "set", "subtract"], Kind("auto, set or subtract")] = Field(
         default="auto",
         description='What the line "x:-5|g" means: auto subtracts once the series got a "+", as StatsD clients do it',
+    )
+
+
+class EventsLimitSettings(_Section):
+    """How much of the events may wait in the spool. They are durable: what is full asks for a decision."""
+
+    limit: Annotated[Size, _within(8 * 2**20, 2**50, units.say_size)] = Field(
+        default=1536 * 2**20, description="How much disk waiting events and their dead letters may take"
+    )
+    age: Annotated[Duration, _within(60, 3650 * 86400, units.say_duration)] = Field(
+        default=30 * 86400.0,
+        description="Events that waited longer are given up and counted (expired). Only time in which the agent runs "
+        "counts, so that a jump of the clock expires nothing",
+    )
+    when_full: Annotated[Literal["hold", "drop_oldest"], Kind("hold or drop_oldest")] = Field(
+        default="hold",
+        description="hold: no event is acknowledged until there is room, and clients keep theirs. drop_oldest: those "
+        "that waited longest are given up and counted (spool_full)",
+    )
+
+
+class MetricsLimitSettings(_Section):
+    """How much of the metrics may wait in the spool. A growing backlog is merged, totals unchanged."""
+
+    limit: Annotated[Size, _within(8 * 2**20, 2**50, units.say_size)] = Field(
+        default=512 * 2**20, description="How much disk waiting metrics and their dead letters may take"
+    )
+    age: Annotated[Duration, _within(60, 3650 * 86400, units.say_duration)] = Field(
+        default=30 * 86400.0, description="Metrics that waited longer are given up and counted (expired)"
+    )
+    when_full: Annotated[Literal["drop_oldest", "drop_new"], Kind("drop_oldest or drop_new")] = Field(
+        default="drop_oldest",
+        description="What is given up and counted (spool_full) when even the longest windows do not fit",
+    )
+
+
+class SpoolSettings(_Section):
+    """What the agent keeps on disk until it is delivered, and for how long."""
+
+    events: EventsLimitSettings = Field(default_factory=EventsLimitSettings)
+    metrics: MetricsLimitSettings = Field(default_factory=MetricsLimitSettings)
+    receipts: Annotated[Duration, _within(0, 3650 * 86400, units.say_duration)] = Field(
+        default=7 * 86400.0,
+        description="How long `sendoff receipt` can say what became of an event that was sent with confirm=True",
+    )
+    storm: Annotated[Count, _within(0, 1_000_000, str)] = Field(
+        default=100,
+        description="Exceptions of one fingerprint that are kept one by one in a minute; those beyond are folded into "
+        "one that says how many more it stands for. 0 folds none",
     )
 
 
@@ -368,6 +412,7 @@ class Settings(_Section):
     """Everything that can be set. Made by `load`; tests may make one directly."""
 
     agent: AgentSettings = Field(default_factory=AgentSettings)
+    spool: SpoolSettings = Field(default_factory=SpoolSettings)
     inputs: InputsSettings = Field(default_factory=InputsSettings)
     web: WebSettings = Field(default_factory=WebSettings)
     outputs: Annotated[

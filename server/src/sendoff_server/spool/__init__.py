@@ -3,6 +3,7 @@
 from sendoff_server.spool.errors import SpoolClosed, SpoolError, SpoolFailed, SpoolFull, SpoolLocked, SpoolTooNew
 from sendoff_server.spool.records import (
     UNASSIGNED,
+    ClassLimit,
     ClientState,
     Dead,
     Delivered,
@@ -12,11 +13,13 @@ from sendoff_server.spool.records import (
     Sealed,
     Settlement,
     Split,
+    SpoolLimits,
 )
 from sendoff_server.spool.spool import Spool
 
 __all__ = [
     "UNASSIGNED",
+    "ClassLimit",
     "ClientState",
     "Dead",
     "Delivered",
@@ -31,6 +34,7 @@ __all__ = [
     "SpoolError",
     "SpoolFailed",
     "SpoolFull",
+    "SpoolLimits",
     "SpoolLocked",
     "SpoolTooNew",
 ]

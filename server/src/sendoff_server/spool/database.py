@@ -8,12 +8,12 @@ from time import gmtime, strftime
 import apsw
 
 from sendoff_server.spool.errors import SpoolFailed, SpoolTooNew
-from sendoff_server.spool.sql import schema
+from sendoff_server.spool.sql import migration, schema
 from sendoff_server.spool.wal import commits, lost_commits
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 OLDEST_SQLITE = 3_051_003
 """Before 3.51.3 a checkpoint in one connection while another commits could lose committed writes."""
 
@@ -145,7 +145,12 @@ def _prepare(connection: apsw.Connection, folder: Path) -> None:
         with connection:
             connection.execute(schema())
             connection.pragma("user_version", SCHEMA_VERSION)
-    elif version > SCHEMA_VERSION:
+    elif version <= SCHEMA_VERSION:
+        for step in range(version, SCHEMA_VERSION):
+            with connection:
+                connection.execute(migration(step))
+                connection.pragma("user_version", step + 1)
+    else:
         raise SpoolTooNew(
             f"the spool in {folder} was written by a later version of Sendoff (layout {version}, this one knows "
             f"{SCHEMA_VERSION}): upgrade, or move the directory away"

@@ -25,7 +25,7 @@ class SpoolLocked(SpoolError):
 
 
 class SpoolFull(SpoolError):
-    """The spool has reached ``agent.spool_limit``. Nothing was stored, nothing may be acknowledged."""
+    """The spool has reached ``spool.events.limit``. Nothing was stored, nothing may be acknowledged."""
 
 
 class SpoolFailed(SpoolError):

@@ -20,13 +20,44 @@ class OutputSpec:
     metrics: bool = True
 
 
+WhenFull = Literal["hold", "drop_oldest", "drop_new"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLimit:
+    """What one class of data (events, or metrics) may take: bytes of disk, seconds of the agent's running time."""
+
+    bytes: int
+    age_s: float
+    when_full: WhenFull
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolLimits:
+    """What a spool may hold. The defaults are those of the settings ``[spool]``."""
+
+    events: ClassLimit = ClassLimit(1536 * 2**20, 30 * 86400.0, "hold")
+    metrics: ClassLimit = ClassLimit(512 * 2**20, 30 * 86400.0, "drop_oldest")
+    receipts_s: float = 7 * 86400.0
+
+    @property
+    def bytes(self) -> int:
+        return self.events.bytes + self.metrics.bytes
+
+
 @dataclass(frozen=True, slots=True)
 class EventIn:
-    """One event on its way in: a line of wire format section 6 (no LF), its id, and the source it counts for."""
+    """One event on its way in: a line of wire format section 6 (no LF), its id, and the source it counts for.
+
+    ``confirm``: its sender may ask what became of it (a receipt is kept). ``fold``: the key under which it is only
+    counted, because too many like it came within a minute; "" if it is kept by itself.
+    """
 
     line: bytes
     id: str
     source: str
+    confirm: bool = False
+    fold: str = ""
 
 
 @dataclass(slots=True)

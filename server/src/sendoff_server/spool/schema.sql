@@ -15,7 +15,10 @@ CREATE TABLE item (
     window INTEGER NOT NULL,                 -- … and the number of the (last) window; 0 for events
     made INTEGER NOT NULL,                   -- Unix ms
     lines INTEGER NOT NULL,
-    n INTEGER NOT NULL,                      -- events, or points
+    n INTEGER NOT NULL,                      -- events (with those that a line stands for), or points
+    born INTEGER NOT NULL DEFAULT 0,         -- ms of the agent's running time when it was stored: what age is measured by
+    first INTEGER NOT NULL DEFAULT 0,        -- metrics: the number of the first window; 0: one window only
+    length INTEGER NOT NULL DEFAULT 1000,    -- journal: ms of its windows
     decoded INTEGER NOT NULL,                -- bytes before compression
     sources TEXT NOT NULL,                   -- events: [[source, lines], …] in the order of the lines; else {source: points}
     checksum BLOB NOT NULL,                  -- of the blob: SQLite's own checks do not see a flipped bit in it
@@ -28,6 +31,7 @@ CREATE TABLE delivery (
     kind INTEGER NOT NULL,
     place INTEGER NOT NULL,                  -- in the line; the halves of a batch stand where it stood
     item INTEGER NOT NULL REFERENCES item ON DELETE CASCADE,
+    sealed INTEGER NOT NULL DEFAULT 0,       -- events of an output that gathers: 1 once it is ready to be offered
     PRIMARY KEY (output, kind, place, item)
 ) WITHOUT ROWID;
 CREATE INDEX delivery_item ON delivery (item);
@@ -77,6 +81,41 @@ CREATE TABLE dead (
     excerpt BLOB NOT NULL,   -- at most 2 KiB of the answer
     lines INTEGER NOT NULL,
     n INTEGER NOT NULL,
+    sources TEXT NOT NULL DEFAULT '', -- as an item's
+    epoch INTEGER NOT NULL DEFAULT 0,
+    first INTEGER NOT NULL DEFAULT 0,
+    window INTEGER NOT NULL DEFAULT 0,
     checksum BLOB NOT NULL,
     blob BLOB NOT NULL
 );
+
+-- Exceptions of a storm that are only counted, until their minute is over and one of them goes out for all.
+CREATE TABLE fold (
+    key TEXT PRIMARY KEY,
+    source TEXT NOT NULL,
+    began INTEGER NOT NULL,  -- ms of the agent's running time
+    n INTEGER NOT NULL,      -- how many, the one that stands for all included: pending for every output that wants events
+    line BLOB NOT NULL       -- the one that will stand for all
+) WITHOUT ROWID;
+
+-- Events whose senders asked for a receipt.
+CREATE TABLE receipt (
+    event TEXT PRIMARY KEY,
+    client TEXT NOT NULL,
+    at INTEGER NOT NULL,     -- Unix ms: when it was stored, or refused
+    born INTEGER NOT NULL,   -- ms of the agent's running time
+    refused TEXT NOT NULL    -- why the agent did not take it; '' if it did
+) WITHOUT ROWID;
+CREATE INDEX receipt_born ON receipt (born);
+
+-- What became of it, by output.
+CREATE TABLE standing (
+    event TEXT NOT NULL REFERENCES receipt ON DELETE CASCADE,
+    output TEXT NOT NULL,
+    item INTEGER,            -- the item that it waits in; NULL once it is settled
+    state TEXT NOT NULL,     -- pending, delivered, refused, lost, not_routed
+    at INTEGER NOT NULL,     -- Unix ms
+    detail TEXT NOT NULL,
+    PRIMARY KEY (event, output)
+) WITHOUT ROWID;
+CREATE INDEX standing_item ON standing (item) WHERE item IS NOT NULL;

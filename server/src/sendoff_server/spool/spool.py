@@ -28,7 +28,7 @@ from sendoff_server.spool.intake import Copied, Intake, count_rotation
 from sendoff_server.spool.items import EVENTS, read_waiting
 from sendoff_server.spool.lock import Lock
 from sendoff_server.spool.outputs import reconcile
-from sendoff_server.spool.records import ClientState, EventIn, OutputSpec, Rotation, Sealed, Settlement
+from sendoff_server.spool.records import ClientState, EventIn, OutputSpec, Rotation, Sealed, Settlement, SpoolLimits
 from sendoff_server.spool.reserve import Reserve
 from sendoff_server.spool.settling import settle
 from sendoff_server.spool.sql import ask
@@ -77,8 +77,9 @@ class Spool:
         outputs: Sequence[OutputSpec],
         merge: leasing.Merge,
         host: str,
-        limit_bytes: int,
+        limits: SpoolLimits,
         clock: Callable[[], int],
+        running: Callable[[], float],
     ) -> None:
         self._path = path
         self._connection = connection
@@ -86,7 +87,7 @@ class Spool:
         self._outputs = {output.name: output for output in outputs}
         self._merge = merge
         self._clock = clock
-        self._limit = limit_bytes
+        self._limits = limits
         self._leases = {name: asyncio.Lock() for name in self._outputs}
         self.host = host
         self.agent_id: str = _meta(connection, "agent_id")
@@ -98,7 +99,7 @@ class Spool:
         self.quarantined: Path | None = None
         """Where a damaged spool was moved to at this start."""
         self._intake = Intake(outputs, self.agent_id, host, self.epoch)
-        self._writer = Writer(connection, self._store, limit_bytes, reserve)
+        self._writer = Writer(connection, self._store, limits, reserve, running)
         self._leasing = _Reading(path / "spool.db", "sendoff-lease")
         self._looking = _Reading(path / "spool.db", "sendoff-books")
         self._closed = threading.Lock()
@@ -113,13 +114,15 @@ class Spool:
         merge: leasing.Merge,
         host: str,
         now_ms: int,
-        limit_bytes: int,
+        limits: SpoolLimits,
         clock: Callable[[], int] = wall_ms,
+        running: Callable[[], float] = time.monotonic,
     ) -> "Spool":
         """Open or make the spool in the directory ``path``.
 
-        ``merge`` is the core's (it runs in a thread), ``limit_bytes`` the size from which nothing more is taken,
-        ``clock`` gives Unix ms. Raises ``SpoolLocked``, ``SpoolTooNew``, or ``SpoolFailed`` if the disk refuses.
+        ``merge`` is the core's (it runs in a thread), ``limits`` what may wait in it, ``clock`` gives Unix ms,
+        ``running`` monotonic seconds, from any thread. Raises ``SpoolLocked``, ``SpoolTooNew``, or ``SpoolFailed`` if
+        the disk refuses.
         """
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -134,7 +137,7 @@ class Spool:
                 _sync_folders(path)
                 _begin_run(connection, now_ms)
                 reconcile(connection, outputs)
-                spool = cls(path, connection, lock, reserve, outputs, merge, host, limit_bytes, clock)
+                spool = cls(path, connection, lock, reserve, outputs, merge, host, limits, clock, running)
             except (apsw.Error, OSError) as error:
                 connection.close()
                 words = plain(error) if isinstance(error, apsw.Error) else str(error)
@@ -232,7 +235,7 @@ class Spool:
         return {
             "path": str(self._path),
             "used_bytes": size,
-            "limit_bytes": self._limit,
+            "limit_bytes": self._limits.bytes,
             "commits": self._writer.commits,
             "failures": self._writer.failures,
             "last_failure": self._writer.last_failure,

@@ -15,6 +15,11 @@ def schema() -> str:
     return _text("schema.sql")
 
 
+def migration(version: int) -> str:
+    """The text that brings a layout of this version to the next one. Each only adds, so that it takes no time."""
+    return _text(f"migrate_{version}.sql")
+
+
 def load(text: str) -> dict[str, str]:
     """Queries by name. Raises ``ValueError`` for a name that comes twice or a query without a sentence."""
     found: dict[str, str] = {}

@@ -17,8 +17,9 @@ import apsw
 
 from sendoff_server.spool.accounts import Tally
 from sendoff_server.spool.errors import SpoolClosed, SpoolError, SpoolFailed, SpoolFull
-from sendoff_server.spool.records import EventIn
+from sendoff_server.spool.records import EventIn, SpoolLimits
 from sendoff_server.spool.reserve import Reserve
+from sendoff_server.spool.sql import ask
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,9 @@ T = TypeVar("T")
 GROUP_JOBS = 1_000
 GROUP_BYTES = 16 * 1024 * 1024
 """How much one transaction takes; the rest waits for the next one."""
+
+RAN_EVERY_MS = 1_000
+"""The running time is kept with a commit when it is this much more than what was kept last."""
 
 SPARE_PAGES = 256
 """Free pages that are kept for the next batches instead of being given back to the disk."""
@@ -41,6 +45,8 @@ class Transaction:
     full: bool
     limit: int
     """Bytes that the spool may take."""
+    ran_ms: int
+    """ms that agents of this spool have run in all: age is measured by it, so a jump of the clock expires nothing."""
     tally: Tally = field(default_factory=Tally)
 
 
@@ -72,15 +78,20 @@ class Writer(threading.Thread):
         self,
         connection: apsw.Connection,
         store: Callable[[Transaction, Sequence[Put]], None],
-        limit_bytes: int,
+        limits: SpoolLimits,
         reserve: Reserve,
+        running: Callable[[], float],
     ) -> None:
         super().__init__(name="sendoff-spool", daemon=True)
         self._connection = connection
         self._store = store
-        self._limit = limit_bytes
+        self._limit = limits.bytes
         self._reserve = reserve
         self._page = connection.pragma("page_size")
+        self._running = running
+        kept = ask(connection, "get_meta", {"key": "ran_ms"})
+        self._ran_before = (int(kept[0][0]) if kept else 0) - round(running() * 1000)
+        self._ran_kept = 0
         self._jobs: deque[Job[Any]] = deque()
         self._ready = threading.Condition()
         self._closed = False
@@ -170,14 +181,18 @@ class Writer(threading.Thread):
         self._roll_back()
         try:
             connection.execute("BEGIN IMMEDIATE")
-            transaction = Transaction(connection, self.used_bytes() >= self._limit, self._limit)
+            transaction = Transaction(connection, self.used_bytes() >= self._limit, self._limit, self._ran_ms())
             transaction.tally.add(owed)
             puts = self._admit(transaction, jobs, answers)
             if puts:
                 self._store(transaction, puts)
             answers += [(job, job.work(transaction)) for job in jobs if not isinstance(job.work, Put)]
             transaction.tally.write(connection)
+            keeping = transaction.ran_ms >= self._ran_kept + RAN_EVERY_MS
+            if keeping:
+                ask(connection, "set_meta", {"key": "ran_ms", "value": transaction.ran_ms})
             connection.execute("COMMIT")
+            self._ran_kept = transaction.ran_ms if keeping else self._ran_kept
         except BaseException:
             self.owe(owed)
             self._roll_back()
@@ -196,11 +211,14 @@ class Writer(threading.Thread):
                 answers.append((job, SpoolFailed("an earlier write failed")))
             elif put.events and transaction.full:
                 self._failed_generation = max(self._failed_generation, put.generation)
-                answers.append((job, SpoolFull("the spool has reached agent.spool_limit")))
+                answers.append((job, SpoolFull("the spool has reached spool.events.limit")))
             else:
                 admitted.append(put)
                 answers.append((job, None))
         return admitted
+
+    def _ran_ms(self) -> int:
+        return self._ran_before + round(self._running() * 1000)
 
     def used_bytes(self) -> int:
         """Bytes of the database in use. In the writer's thread only."""

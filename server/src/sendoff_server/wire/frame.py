@@ -68,6 +68,7 @@ class Frame:
     service: str = ""
     env: str = ""
     release: str = ""
+    confirm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +157,7 @@ def _read_header(kind: str, header: dict[str, Any], payload: bytes) -> Frame:
         raise FrameError("header_invalid", str(error)) from None
     frame_id, seq, n = "", 0, 0
     t: int | None = None
+    confirm = False
     strings = {"service": "", "env": "", "release": ""}
     if kind in DURABLE:
         seq = _integer(header, "seq", 1)
@@ -163,12 +165,13 @@ def _read_header(kind: str, header: dict[str, Any], payload: bytes) -> Frame:
         if not _UUID7.fullmatch(frame_id):
             raise FrameError("header_invalid", "id: a UUIDv7 of 36 lower-case characters was expected")
         t = _integer(header, "t", 0)
+        confirm = header.get("confirm") is True
     elif kind == "metrics":
         n = _integer(header, "n", 0)
         t = _integer(header, "t", 0) if header.get("t") is not None else None
         for key in strings:
             strings[key] = _string(header, key)
-    return Frame(kind, client, payload, None, seq, frame_id, t, n, header.get("dropped"), **strings)
+    return Frame(kind, client, payload, None, seq, frame_id, t, n, header.get("dropped"), **strings, confirm=confirm)
 
 
 def _integer(header: dict[str, Any], key: str, least: int) -> int:
