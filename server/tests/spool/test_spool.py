@@ -166,6 +166,17 @@ async def test_more_events_than_a_lease_holds_leave_room_for_one_snapshot(open_s
     assert [batch.kind for batch in await spool.lease("main", LATER, max_batches=1)] == ["events"]
 
 
+async def test_a_lease_leaves_out_the_items_that_it_is_told_to(open_spool: OpenSpool) -> None:
+    spool = open_spool("main")
+    for number in range(3):
+        await spool.put([event(number)], [])
+    await spool.journal(rotation(spool, 1))
+    first, second, third, snapshot = await spool.lease("main", LATER)
+    assert await spool.lease("main", LATER, without={first.item, third.item}) == [second, snapshot]
+    assert await spool.lease("main", LATER, max_batches=1, without=[first.item]) == [second]
+    assert await spool.lease("main", LATER, without=[snapshot.item]) == [first, second, third]
+
+
 async def test_a_large_snapshot_is_sealed_in_parts_of_one_cover(open_spool: OpenSpool) -> None:
     spool = open_spool("main")
     one = rotation(spool, 1)

@@ -1,6 +1,6 @@
 """Items of the spool: put in, read back with their checksum verified, and taken out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -83,13 +83,14 @@ def runs(sources: Iterable[str]) -> list[list[Any]]:
 
 
 def read_waiting(
-    connection: apsw.Connection, query: str, output: str, most: int, room: int
+    connection: apsw.Connection, query: str, output: str, most: int, room: int, without: Collection[int] = ()
 ) -> tuple[list[Sealed], list[int]]:
-    """Sealed batches up to a number and a size, and the items whose blob is damaged."""
+    """Sealed batches up to a number and a size but for some items, and the items whose blob is damaged."""
     found: list[Sealed] = []
     damaged: list[int] = []
     # One by one: the blobs of a backlog would not fit in memory.
-    for (chosen,) in ask(connection, query, {"output": output, "most": most}):
+    values = {"output": output, "most": most, "without": msgspec.json.encode(list(without)).decode()}
+    for (chosen,) in ask(connection, query, values):
         for item, name, kind, lines, n, made, decoded, expected, blob in ask(connection, "sealed", {"item": chosen}):
             if checksum(blob) != expected:
                 damaged.append(item)

@@ -49,13 +49,14 @@ DELETE FROM delivery WHERE item = :item AND output = :output RETURNING place;
 DELETE FROM item WHERE item = :item AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.item = :item);
 
 -- name: waiting_events
--- An output's event batches, oldest first.
-SELECT item FROM delivery WHERE output = :output AND kind = 0 ORDER BY place, item LIMIT :most;
+-- An output's event batches, oldest first, but for some items.
+SELECT item FROM delivery WHERE output = :output AND kind = 0 AND item NOT IN (SELECT value FROM json_each(:without))
+ORDER BY place, item LIMIT :most;
 
 -- name: waiting_snapshots
--- An output's sealed snapshots, newest first: live numbers before the backlog.
+-- An output's sealed snapshots, newest first (live numbers before the backlog), but for some items.
 SELECT d.item FROM delivery d JOIN item i ON i.item = d.item
-WHERE d.output = :output AND d.kind = 1 ORDER BY i.epoch DESC, i.window DESC, d.item LIMIT :most;
+WHERE d.output = :output AND d.kind = 1 AND d.item NOT IN (SELECT value FROM json_each(:without)) ORDER BY i.epoch DESC, i.window DESC, d.item LIMIT :most;
 
 -- name: sealed
 -- One item as it is leased.

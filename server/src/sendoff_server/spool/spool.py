@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -185,23 +185,30 @@ class Spool:
         self._writer.owe(tally)
 
     async def lease(
-        self, output: str, now_ms: int, *, max_batches: int = 64, max_bytes: int = 8 * 1024 * 1024
+        self,
+        output: str,
+        now_ms: int,
+        *,
+        max_batches: int = 64,
+        max_bytes: int = 8 * 1024 * 1024,
+        without: Collection[int] = (),
     ) -> list[Sealed]:
         """What an output is to send next: events (oldest first), then snapshots (newest first), but always one.
 
-        Sealed batches come again, under the same id, until they are settled. If there is room, the journal rows whose
+        Sealed batches come again, under the same id, until they are settled, but not those ``without`` which it asks
+        (items that are under way or wait for a time of their own). If there is room, the journal rows whose
         interval is over are merged and sealed first. Raises ``SpoolFailed``, ``KeyError`` for an unknown output.
         """
         spec = self._outputs[output]
         async with self._leases[output]:
-            events = await self._waiting("waiting_events", output, max_batches, max_bytes)
+            events = await self._waiting("waiting_events", output, max_batches, max_bytes, without)
             failure: SpoolFailed | None = None
             try:
                 await self._seal(spec, now_ms)
             except SpoolFailed as error:
                 failure = error  # A disk that takes nothing new must not keep what is sealed from being delivered.
             left, room = max_batches - len(events), max_bytes - _size(events)
-            snapshots = await self._waiting("waiting_snapshots", output, max(left, 1), room)
+            snapshots = await self._waiting("waiting_snapshots", output, max(left, 1), room, without)
             if failure and not (events or snapshots):
                 raise failure
             # However many events there are, one snapshot goes with them, or metrics would wait for their end.
@@ -261,9 +268,9 @@ class Spool:
     def _store(self, transaction: Transaction, puts: Sequence[Put]) -> None:
         self._intake.store(transaction, puts, self._clock())
 
-    async def _waiting(self, query: str, output: str, most: int, room: int) -> list[Sealed]:
+    async def _waiting(self, query: str, output: str, most: int, room: int, without: Collection[int]) -> list[Sealed]:
         found, damaged = await self._leasing.run(
-            partial(read_waiting, query=query, output=output, most=most, room=room)
+            partial(read_waiting, query=query, output=output, most=most, room=room, without=without)
         )
         if damaged:
             await self._lose_items(damaged)
