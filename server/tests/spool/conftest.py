@@ -28,7 +28,8 @@ def open_spool(folder: Path) -> Iterator[OpenSpool]:
     def open_it(*outputs: str | OutputSpec, now_ms: int = NOW, limit_bytes: int = 1 << 30, **more: Any) -> Spool:
         specs = [OutputSpec(one, 10_000) if isinstance(one, str) else one for one in outputs]
         arguments: dict[str, Any] = {"merge": core.merge, "host": "web-1", "clock": lambda: now_ms, **more}
-        spool = Spool.open(folder, specs, now_ms=now_ms, limits=within(limit_bytes), **arguments)
+        arguments.setdefault("limits", within(limit_bytes))
+        spool = Spool.open(folder, specs, now_ms=now_ms, **arguments)
         opened.append(spool)
         return spool
 

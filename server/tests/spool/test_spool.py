@@ -380,7 +380,7 @@ async def test_lines_and_lost_points_are_counted_by_source_and_reason(open_spool
 
 
 async def test_a_full_spool_takes_no_events_and_counts_metrics_as_lost(open_spool: OpenSpool) -> None:
-    spool = open_spool("main", limit_bytes=1)
+    spool = open_spool("main", limit_bytes=0)
     with pytest.raises(SpoolFull, match=r"spool\.events\.limit"):
         await spool.put([event(1)], [CLIENT])
     await spool.put([], [CLIENT])  # a refusal alone still has to be kept

@@ -9,6 +9,7 @@ from typing import Any
 from sendoff_server.spool.accounts import Tally
 from sendoff_server.spool.items import EVENTS, JOURNAL, add_item, runs
 from sendoff_server.spool.records import UNASSIGNED, EventIn, OutputSpec, Rotation
+from sendoff_server.spool.room import has_room
 from sendoff_server.spool.sql import tell
 from sendoff_server.spool.writer import Put, Transaction
 
@@ -86,7 +87,16 @@ class Intake:
             lines = [event.line for event in events]
             header = self.header(name, "events", len(lines), now_ms)
             sources = runs(event.source for event in events)
-            add_item(transaction.connection, EVENTS, header, lines, counts=counts, sources=sources, outputs=wanting)
+            add_item(
+                transaction.connection,
+                EVENTS,
+                header,
+                lines,
+                counts=counts,
+                sources=sources,
+                outputs=wanting,
+                born=transaction.ran_ms,
+            )
 
     def count_lost_events(self, tally: Tally, by_source: Mapping[str, int], reason: str) -> None:
         """Events that were received but could not be stored."""
@@ -96,11 +106,12 @@ class Intake:
                 tally.events(source, output.name, "lost", n, reason)
 
     def journal(self, transaction: Transaction, rotation: Copied) -> None:
-        """One second of metrics: its row, its counts, its gauges. In a full spool the points are lost, and counted."""
-        count_rotation(transaction.tally, rotation, "spool_full" if transaction.full else None)
-        self._set_gauges(transaction, rotation.gauges)
+        """One second of metrics: its row, its counts, its gauges. Without room its points are lost, and counted."""
         points = sum(rotation.points.values())
-        if transaction.full or not (rotation.lines or points):
+        full = bool(rotation.lines or points) and not has_room(transaction, "metrics")
+        count_rotation(transaction.tally, rotation, "spool_full" if full else None)
+        self._set_gauges(transaction, rotation.gauges)
+        if full or not (rotation.lines or points):
             return
         for output in self._outputs:
             transaction.tally.points_out(output.name, "journaled", points)
@@ -117,6 +128,7 @@ class Intake:
                 counts={"": points},
                 sources=rotation.points,
                 outputs=wanting,
+                born=transaction.ran_ms,
                 window=rotation.ord,
             )
 

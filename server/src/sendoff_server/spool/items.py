@@ -43,13 +43,19 @@ def add_item(
     counts: Mapping[str, int],
     sources: Any,
     outputs: Iterable[str],
+    born: int,
     window: tuple[int, int] = (0, 0),
+    first: int = 0,
+    length_ms: int = 1000,
     blob: bytes | None = None,
     place: int | None = None,
-) -> None:
-    """Store a batch for some outputs. ``counts``: events by source, or points with the source ''.
+    sealed: bool = False,
+) -> int:
+    """Store a batch for some outputs; its item. ``counts``: events by source, or points with the source ''.
 
-    ``place``: where it stands in the line, if not at the end.
+    ``born``: the agent's running time in ms when the data came in. ``window``: the epoch and the number of the last
+    window, ``first`` that of the first, if there are several. ``place``: where it stands in the line, if not last.
+    ``sealed``: events that are ready to be offered also by an output that gathers.
     """
     blob = blob if blob is not None else encode_batch(header, lines)
     values = {
@@ -57,6 +63,9 @@ def add_item(
         "kind": kind,
         "epoch": window[0],
         "window": window[1],
+        "first": first,
+        "length": length_ms,
+        "born": born,
         "made": header["made"],
         "lines": len(lines),
         "n": sum(counts.values()),
@@ -67,7 +76,8 @@ def add_item(
     }
     item = int(ask(connection, "add_item", values)[0][0])
     tell(connection, "add_content", [(item, source, n) for source, n in counts.items()])
-    tell(connection, "add_delivery", [(output, kind, place or item, item) for output in outputs])
+    tell(connection, "add_delivery", [(output, kind, place or item, item, sealed) for output in outputs])
+    return item
 
 
 def take(connection: apsw.Connection, output: str, item: int) -> int | None:

@@ -1,7 +1,7 @@
 """From journal rows to sealed snapshots: choosing rows, merging them, and the one transaction that seals the result.
 
-Reading and merging happen outside the writer's thread, since a merge may take seconds; only ``seal`` runs in it. That
-is safe because nobody else takes an output's journal rows away: leases of one output exclude each other.
+Reading and merging happen outside the writer's thread, since a merge may take seconds; only ``seal`` runs in it. Leases
+of one output exclude each other, and the merging of the backlog; what was given up meanwhile undoes the sealing.
 """
 
 import logging
@@ -42,8 +42,14 @@ class Row:
 
     item: int
     epoch: int
+    first: int
+    """The number of its first window …"""
     window: int
+    """… and of its last."""
+    length: int
+    """ms of its windows: 1,000 as it came in, more once a backlog was merged."""
     made: int
+    born: int
     n: int
     decoded: int
     sources: str
@@ -78,15 +84,15 @@ def choose(connection: apsw.Connection, output: str, interval_ms: int, now_ms: i
         if not chosen and not _complete(row, interval_ms, now_ms, epoch):
             continue
         size += row.decoded
-        if chosen and (not _follows(chosen[-1], row) or size > MERGE_BYTES or len(chosen) == MERGE_ROWS):
+        if chosen and (not follows(chosen[-1], row) or size > MERGE_BYTES or len(chosen) == MERGE_ROWS):
             break
         chosen.append(row)
     return chosen
 
 
-def _follows(newer: Row, row: Row) -> bool:
+def follows(newer: Row, row: Row) -> bool:
     """Whether no window lies between two rows: one that does may be sealed already, and covers must not overlap."""
-    return (row.epoch, row.window) == (newer.epoch, newer.window - 1)
+    return (row.epoch, row.window) == (newer.epoch, newer.first - 1)
 
 
 def _complete(row: Row, interval_ms: int, now_ms: int, epoch: int) -> bool:
@@ -106,6 +112,15 @@ def merge_rows(
     output: str,
 ) -> Merged:
     """Merge rows and finish the parts. Rows that are damaged, or that the core refuses, are set apart."""
+    good, damaged, lines = merge_good(connection, rows, merge, interval_ms)
+    parts = list(_parts(lines, good, base, output)) if good else []
+    return Merged(good, parts, damaged)
+
+
+def merge_good(
+    connection: apsw.Connection, rows: Sequence[Row], merge: Merge, length_ms: int
+) -> tuple[list[Row], list[int], list[bytes]]:
+    """The rows that could be merged, the items of those that could not, and the merged lines."""
     damaged: list[int] = []
     good: list[Row] = []
     for row in rows:
@@ -116,29 +131,27 @@ def merge_rows(
             log.error("a second of metrics is damaged and lost: %s", error)
             damaged.append(row.item)
     try:
-        lines = merge(_decoded(connection, good), interval_ms)
+        lines = merge(_decoded(connection, good), length_ms)
     except Exception:
         # One row in it must be at fault: find it, and keep the others.
         log.exception("a snapshot could not be merged")
-        bad = [row for row in good if not _mergeable(connection, row, merge, interval_ms)]
+        bad = [row for row in good if not _mergeable(connection, row, merge, length_ms)]
         damaged += [row.item for row in bad]
         good = [row for row in good if row not in bad]
-        lines = merge(_decoded(connection, good), interval_ms) if bad else []
         if not bad:
             raise
-    parts = list(_parts(lines, good, base, output)) if good else []
-    return Merged(good, parts, damaged)
+        lines = merge(_decoded(connection, good), length_ms)
+    return good, damaged, lines
 
 
-def seal(transaction: Transaction, output: str, merged: Merged) -> None:
-    """Rows out, parts in. Raises ``RuntimeError``, which undoes it all, if a row is not there any more."""
+def seal(transaction: Transaction, output: str, merged: Merged) -> bool:
+    """Rows out, parts in. False, and nothing is changed, if a row is not there any more: it was given up meanwhile."""
     connection = transaction.connection
+    if not all_wait(connection, [output], [row.item for row in merged.rows]):
+        return False
     for row in merged.rows:
-        if take(connection, output, row.item) is None:
-            raise RuntimeError(f"journal row {row.item} was taken from {output} while it was merged")
-    sources: Counter[str] = Counter()
-    for row in merged.rows:
-        sources.update(msgspec.json.decode(row.sources, type=dict[str, int]))
+        take(connection, output, row.item)
+    sources = add_sources(merged.rows)
     for part in merged.parts:
         add_item(
             connection,
@@ -146,11 +159,28 @@ def seal(transaction: Transaction, output: str, merged: Merged) -> None:
             part.header,
             part.lines,
             counts={"": part.points},
-            sources=dict(sources),
+            sources=sources,
             outputs=[output],
+            born=max(row.born for row in merged.rows),
             window=(merged.rows[0].epoch, max(row.window for row in merged.rows)),
+            first=min(row.first for row in merged.rows),
             blob=part.blob,
         )
+    return True
+
+
+def all_wait(connection: apsw.Connection, outputs: Sequence[str], items: Sequence[int]) -> bool:
+    """Whether each of the outputs still waits for each of the items."""
+    values = {"items": msgspec.json.encode(items).decode(), "outputs": msgspec.json.encode(outputs).decode()}
+    return int(ask(connection, "waiting_for", values)[0][0]) == len(outputs) * len(items)
+
+
+def add_sources(rows: Iterable[Row]) -> dict[str, int]:
+    """The points of some rows by source."""
+    sources: Counter[str] = Counter()
+    for row in rows:
+        sources.update(msgspec.json.decode(row.sources, type=dict[str, int]))
+    return dict(sources)
 
 
 def batch_id(agent: str, output: str, covers: Sequence[int]) -> str:
@@ -178,7 +208,7 @@ def _mergeable(connection: apsw.Connection, row: Row, merge: Merge, interval_ms:
 
 
 def _parts(lines: Sequence[bytes], rows: Sequence[Row], base: dict[str, object], output: str) -> Iterator[Part]:
-    first, last = min(row.window for row in rows), max(row.window for row in rows)
+    first, last = min(row.first for row in rows), max(row.window for row in rows)
     for number, piece in enumerate(_cut(lines)):
         covers = [rows[0].epoch, first, last, number]
         header = {

@@ -29,8 +29,9 @@ GROUP BY d.kind = 0, d.output, c.source;
 
 -- name: add_item
 -- Keep one item.
-INSERT INTO item (id, kind, epoch, window, made, lines, n, decoded, sources, checksum, blob)
-VALUES (:id, :kind, :epoch, :window, :made, :lines, :n, :decoded, :sources, :checksum, :blob) RETURNING item;
+INSERT INTO item (id, kind, epoch, window, first, length, born, made, lines, n, decoded, sources, checksum, blob)
+VALUES (:id, :kind, :epoch, :window, :first, :length, :born, :made, :lines, :n, :decoded, :sources, :checksum, :blob)
+RETURNING item;
 
 -- name: add_content
 -- Say how many of each source an item holds.
@@ -38,7 +39,7 @@ INSERT INTO content (item, source, n) VALUES (?, ?, ?);
 
 -- name: add_delivery
 -- An output is to get an item.
-INSERT INTO delivery (output, kind, place, item) VALUES (?, ?, ?, ?);
+INSERT INTO delivery (output, kind, place, item, sealed) VALUES (?, ?, ?, ?, ?);
 
 -- name: take_delivery
 -- An output is done with an item; its place in the line comes back, or no row if it was done before.
@@ -64,7 +65,7 @@ SELECT item, id, kind, lines, n, made, decoded, checksum, blob FROM item WHERE i
 
 -- name: free_journal
 -- An output's journal rows without their blobs, newest first.
-SELECT i.item, i.epoch, i.window, i.made, i.n, i.decoded, i.sources
+SELECT i.item, i.epoch, iif(i.first, i.first, i.window), i.window, i.length, i.made, i.born, i.n, i.decoded, i.sources
 FROM delivery d JOIN item i ON i.item = d.item
 WHERE d.output = :output AND d.kind = 2 ORDER BY d.place DESC LIMIT :most;
 
@@ -74,7 +75,7 @@ SELECT checksum, blob FROM item WHERE item = :item;
 
 -- name: item
 -- One item without its blob.
-SELECT kind, lines, n, sources, epoch, window FROM item WHERE item = :item;
+SELECT kind, lines, n, sources, epoch, window, first, born FROM item WHERE item = :item;
 
 -- name: name_of_item
 -- What to call an item in a message.
@@ -103,8 +104,8 @@ WHERE d.output = :output GROUP BY d.kind, c.source;
 
 -- name: hand_over
 -- What waits for one output is to wait for another too.
-INSERT OR IGNORE INTO delivery (output, kind, place, item)
-SELECT :heir, kind, place, item FROM delivery WHERE output = :output AND kind IN (SELECT value FROM json_each(:kinds));
+INSERT OR IGNORE INTO delivery (output, kind, place, item, sealed)
+SELECT :heir, kind, place, item, sealed FROM delivery WHERE output = :output AND kind IN (SELECT value FROM json_each(:kinds));
 
 -- name: drop_output
 -- Nothing waits for an output any more.
@@ -148,14 +149,12 @@ SELECT key, state FROM gauge;
 INSERT INTO dead (output, batch, kind, at, status, code, excerpt, lines, n, checksum, blob)
 VALUES (:output, :batch, :kind, :at, :status, :code, :excerpt, :lines, :n, :checksum, :blob) RETURNING dead;
 
--- name: dead_size
--- Bytes that dead letters take.
-SELECT coalesce(sum(length(blob)), 0) FROM dead;
-
 -- name: prune_dead
--- The oldest quarter of the dead letters goes.
-DELETE FROM dead WHERE dead IN (SELECT dead FROM dead ORDER BY dead LIMIT (SELECT (count(*) + 3) / 4 FROM dead))
-RETURNING dead;
+-- The oldest quarter of a class's dead letters goes.
+DELETE FROM dead WHERE dead IN (
+    SELECT dead FROM dead WHERE kind BETWEEN :first AND :last ORDER BY dead
+    LIMIT (SELECT (count(*) + 3) / 4 FROM dead WHERE kind BETWEEN :first AND :last)
+) RETURNING dead;
 
 -- name: dead_letters
 -- The newest dead letters, without their blobs.
@@ -168,3 +167,20 @@ SELECT checksum, blob FROM dead WHERE dead = :dead;
 -- name: backlog
 -- By output: items waiting, their size, and when the oldest was made.
 SELECT d.output, count(*), min(i.made) FROM delivery d JOIN item i ON i.item = d.item GROUP BY d.output;
+
+-- name: used
+-- Bytes that each class takes. On the connection that writes only (usage.sql).
+SELECT class, bytes FROM temp.used;
+
+-- name: oldest
+-- The items of one kind that waited longest.
+SELECT item, born FROM item WHERE kind = :kind ORDER BY born, item LIMIT :most;
+
+-- name: older
+-- Items of one kind that were stored before a running time.
+SELECT item, born FROM item WHERE kind = :kind AND born < :before ORDER BY born, item LIMIT :most;
+
+-- name: waiting_for
+-- How many of some outputs wait for some items, counted one by one.
+SELECT count(*) FROM json_each(:items) AS chosen JOIN delivery d ON d.item = chosen.value
+WHERE d.output IN (SELECT value FROM json_each(:outputs));

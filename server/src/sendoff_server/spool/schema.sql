@@ -24,6 +24,7 @@ CREATE TABLE item (
     checksum BLOB NOT NULL,                  -- of the blob: SQLite's own checks do not see a flipped bit in it
     blob BLOB NOT NULL                       -- last, so that the rest is read without it
 );
+CREATE INDEX item_born ON item (kind, born);
 
 -- One row for each output that has not taken the item yet.
 CREATE TABLE delivery (

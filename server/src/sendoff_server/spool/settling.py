@@ -1,8 +1,8 @@
 """What an answer changes: taken, dead, or split in halves. Counted in the transaction that moves the rows."""
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -10,17 +10,22 @@ import msgspec
 from sendoff_server.spool.items import EVENTS, SNAPSHOT, add_item, checksum, runs, take, unseal
 from sendoff_server.spool.leasing import points_of
 from sendoff_server.spool.records import Dead, Delivered, RefusedLine, Sealed, Settlement, Split
+from sendoff_server.spool.room import prune_dead
 from sendoff_server.spool.sql import ask
 from sendoff_server.spool.writer import Transaction
 from sendoff_server.wire.batch import encode_batch
 
-log = logging.getLogger(__name__)
-
 EXCERPT_BYTES = 2_048
-DEAD_SHARE = 0.25
-"""How much of the spool dead letters may take."""
-PRUNE_EVERY = 64
-"""Dead letters between two looks at their size, if they are small."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What the pieces of a batch have from it: its windows, and the running time when its data came in."""
+
+    epoch: int
+    window: int
+    first: int
+    born: int
 
 
 def settle(transaction: Transaction, output: str, settlements: Sequence[Settlement], now_ms: int) -> None:
@@ -30,9 +35,9 @@ def settle(transaction: Transaction, output: str, settlements: Sequence[Settleme
         rows = ask(transaction.connection, "item", {"item": batch.item})
         if not rows:
             continue
-        kind, lines, n, sources, epoch, window = rows[0]
+        kind, lines, n, sources, epoch, window, first, born = rows[0]
         if isinstance(settlement, Split):
-            _split(transaction, output, batch, kind, sources, (epoch, window))
+            _split(transaction, output, batch, kind, sources, Origin(epoch, window, first, born))
         elif take(transaction.connection, output, batch.item) is not None:
             share = _sharer(kind, lines, n, sources, batch)
             if isinstance(settlement, Delivered):
@@ -118,22 +123,11 @@ def _bury(
         "checksum": checksum(blob),
         "blob": blob,
     }
-    number = int(ask(transaction.connection, "add_dead", values)[0][0])
-    share = transaction.limit * DEAD_SHARE
-    if number % PRUNE_EVERY == 0 or len(blob) * PRUNE_EVERY > share:
-        _prune(transaction, share)
+    ask(transaction.connection, "add_dead", values)
+    prune_dead(transaction, "events" if kind == EVENTS else "metrics")
 
 
-def _prune(transaction: Transaction, share: float) -> None:
-    """Dead letters must not fill the spool: beyond their share the oldest quarter goes. They stay counted as dead."""
-    if ask(transaction.connection, "dead_size")[0][0] > share:
-        gone = ask(transaction.connection, "prune_dead")
-        log.error("dead letters had filled their share of the spool: the oldest %d were deleted", len(gone))
-
-
-def _split(
-    transaction: Transaction, output: str, batch: Sealed, kind: int, sources: str, window: tuple[int, int]
-) -> None:
+def _split(transaction: Transaction, output: str, batch: Sealed, kind: int, sources: str, origin: Origin) -> None:
     """The halves become batches of this output alone, in the same place; named by the lines of the root they hold."""
     if batch.lines < 2 or (place := take(transaction.connection, output, batch.item)) is None:
         return
@@ -150,8 +144,11 @@ def _split(
             counts=counts,
             sources=piece_sources,
             outputs=[output],
-            window=window,
+            born=origin.born,
+            window=(origin.epoch, origin.window),
+            first=origin.first,
             place=place,
+            sealed=True,
         )
 
 

@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,11 +25,12 @@ from sendoff_server.spool import accounts, leasing
 from sendoff_server.spool.database import connect_reader, open_database
 from sendoff_server.spool.errors import SpoolFailed
 from sendoff_server.spool.intake import Copied, Intake, count_rotation
-from sendoff_server.spool.items import EVENTS, read_waiting
+from sendoff_server.spool.items import read_waiting
 from sendoff_server.spool.lock import Lock
 from sendoff_server.spool.outputs import reconcile
 from sendoff_server.spool.records import ClientState, EventIn, OutputSpec, Rotation, Sealed, Settlement, SpoolLimits
 from sendoff_server.spool.reserve import Reserve
+from sendoff_server.spool.room import expire, give_up, has_room
 from sendoff_server.spool.settling import settle
 from sendoff_server.spool.sql import ask
 from sendoff_server.spool.writer import Put, Transaction, Writer, plain
@@ -89,6 +90,9 @@ class Spool:
         self._clock = clock
         self._limits = limits
         self._leases = {name: asyncio.Lock() for name in self._outputs}
+        self._leased: dict[str, frozenset[int]] = {}
+        self._moved = set(self._outputs)
+        """Outputs that settled something since their metrics were sealed last."""
         self.host = host
         self.agent_id: str = _meta(connection, "agent_id")
         self.epoch: int = _meta(connection, "epoch")
@@ -99,7 +103,7 @@ class Spool:
         self.quarantined: Path | None = None
         """Where a damaged spool was moved to at this start."""
         self._intake = Intake(outputs, self.agent_id, host, self.epoch)
-        self._writer = Writer(connection, self._store, limits, reserve, running)
+        self._writer = Writer(connection, self._store, self._admit, limits, reserve, running)
         self._leasing = _Reading(path / "spool.db", "sendoff-lease")
         self._looking = _Reading(path / "spool.db", "sendoff-books")
         self._closed = threading.Lock()
@@ -196,33 +200,49 @@ class Spool:
         """What an output is to send next: events (oldest first), then snapshots (newest first), but always one.
 
         Sealed batches come again, under the same id, until they are settled, but not those ``without`` which it asks
-        (items that are under way or wait for a time of their own). If there is room, the journal rows whose
-        interval is over are merged and sealed first. Raises ``SpoolFailed``, ``KeyError`` for an unknown output.
+        (items that are under way or wait for a time of their own). If there is room, the newest journal rows whose
+        interval is over are merged and sealed first: what is sealed cannot be merged any more, so an outage must not
+        seal what nobody takes. Raises ``SpoolFailed``, ``KeyError`` for an unknown output.
         """
         spec = self._outputs[output]
         async with self._leases[output]:
             events = await self._waiting("waiting_events", output, max_batches, max_bytes, without)
-            failure: SpoolFailed | None = None
-            try:
-                await self._seal(spec, now_ms)
-            except SpoolFailed as error:
-                failure = error  # A disk that takes nothing new must not keep what is sealed from being delivered.
             left, room = max_batches - len(events), max_bytes - _size(events)
             snapshots = await self._waiting("waiting_snapshots", output, max(left, 1), room, without)
-            if failure and not (events or snapshots):
-                raise failure
+            more = len(snapshots) < left and _size(snapshots) < room
+            if more or (not snapshots and max_batches > 1) or output in self._moved:
+                try:
+                    if await self._seal(spec, now_ms):
+                        self._moved.discard(output)
+                        snapshots = await self._waiting("waiting_snapshots", output, max(left, 1), room, without)
+                except SpoolFailed:
+                    # A disk that takes nothing new must not keep what is sealed from being delivered.
+                    if not (events or snapshots):
+                        raise
             # However many events there are, one snapshot goes with them, or metrics would wait for their end.
             while len(events) > 1 and not _fits(events + snapshots[:1], max_batches, max_bytes):
                 events.pop()
             found = (events + snapshots)[:max_batches]
             while len(found) > 1 and not _fits(found, max_batches, max_bytes):
                 found.pop()
+            self._lend(output, {batch.item for batch in found}.union(without))
             return found
 
     async def settle(self, output: str, results: Sequence[Settlement]) -> None:
         """Record what became of batches, for good. Settling one twice changes nothing. Raises ``SpoolFailed``."""
         now_ms = self._clock()
         await self._writer.submit(lambda transaction: settle(transaction, output, results, now_ms), frees=True)
+        if results:
+            self._moved.add(output)
+            self._lend(output, self._leased.get(output, frozenset()) - {result.batch.item for result in results})
+
+    async def expire(self) -> int:
+        """Give up what is older than its class's age, counted; the number of rows. Raises ``SpoolFailed``."""
+        gone = total = await self._writer.submit(expire, frees=True)
+        while gone:
+            gone = await self._writer.submit(expire, frees=True)
+            total += gone
+        return total
 
     async def books(self) -> Books:
         """The books as of one commit. ``frames`` and ``kernel`` are the agent's to fill in. Raises ``SpoolFailed``."""
@@ -243,6 +263,10 @@ class Spool:
             "path": str(self._path),
             "used_bytes": size,
             "limit_bytes": self._limits.bytes,
+            "events_bytes": self._writer.used.events,
+            "events_limit_bytes": self._limits.events.bytes,
+            "metrics_bytes": self._writer.used.metrics,
+            "metrics_limit_bytes": self._limits.metrics.bytes,
             "commits": self._writer.commits,
             "failures": self._writer.failures,
             "last_failure": self._writer.last_failure,
@@ -268,6 +292,13 @@ class Spool:
     def _store(self, transaction: Transaction, puts: Sequence[Put]) -> None:
         self._intake.store(transaction, puts, self._clock())
 
+    def _admit(self, transaction: Transaction) -> bool:
+        return has_room(transaction, "events")
+
+    def _lend(self, output: str, items: Set[int]) -> None:
+        self._leased[output] = frozenset(items)
+        self._writer.leased = frozenset().union(*self._leased.values())
+
     async def _waiting(self, query: str, output: str, most: int, room: int, without: Collection[int]) -> list[Sealed]:
         found, damaged = await self._leasing.run(
             partial(read_waiting, query=query, output=output, most=most, room=room, without=without)
@@ -276,12 +307,13 @@ class Spool:
             await self._lose_items(damaged)
         return found
 
-    async def _seal(self, spec: OutputSpec, now_ms: int) -> None:
+    async def _seal(self, spec: OutputSpec, now_ms: int) -> bool:
+        """Merge and seal journal rows; whether anything was sealed."""
         rows = await self._leasing.run(
             partial(leasing.choose, output=spec.name, interval_ms=spec.interval_ms, now_ms=now_ms, epoch=self.epoch)
         )
         if not rows:
-            return
+            return False
         base = self._intake.header("", "snapshot", 0, 0)
         merged = await self._leasing.run(
             partial(
@@ -295,8 +327,9 @@ class Spool:
         )
         if merged.damaged:
             await self._lose_items(merged.damaged)
-        if merged.rows:
-            await self._writer.submit(lambda transaction: leasing.seal(transaction, spec.name, merged))
+        return bool(merged.rows) and await self._writer.submit(
+            lambda transaction: leasing.seal(transaction, spec.name, merged)
+        )
 
     async def _lose_items(self, items: Sequence[int]) -> None:
         await self._writer.submit(lambda transaction: _lose(transaction, items, self._path / "quarantine"), frees=True)
@@ -342,21 +375,9 @@ def _lose(transaction: Transaction, items: Sequence[int], quarantine: Path) -> N
     """Damaged items: kept aside as files for whoever wants to look, counted lost for every output that waited."""
     connection = transaction.connection
     for item in items:
-        rows = ask(connection, "name_of_item", {"item": item})
-        if not rows:
-            continue
-        name, kind = rows[0]
-        outputs = [output for (output,) in ask(connection, "outputs_of_item", {"item": item})]
-        contents = ask(connection, "contents_of_item", {"item": item})
-        log.error("%s is damaged on the disk: it is lost for %s", name, ", ".join(outputs))
-        for output in outputs:
-            for source, n in contents:
-                if kind == EVENTS:
-                    transaction.tally.events(source, output, "lost", n, "disk_failed")
-                else:
-                    transaction.tally.points_out(output, "lost", n, "disk_failed")
-        _keep(quarantine, name, ask(connection, "blob", {"item": item})[0][1])
-        ask(connection, "delete_item", {"item": item})
+        for name, _ in ask(connection, "name_of_item", {"item": item}):
+            _keep(quarantine, name, ask(connection, "blob", {"item": item})[0][1])
+    give_up(transaction, items, "disk_failed")
 
 
 def _keep(quarantine: Path, name: str, blob: bytes) -> None:

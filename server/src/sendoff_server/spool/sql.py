@@ -15,6 +15,11 @@ def schema() -> str:
     return _text("schema.sql")
 
 
+def usage() -> str:
+    """The text of ``usage.sql``."""
+    return _text("usage.sql")
+
+
 def migration(version: int) -> str:
     """The text that brings a layout of this version to the next one. Each only adds, so that it takes no time."""
     return _text(f"migrate_{version}.sql")

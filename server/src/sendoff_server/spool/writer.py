@@ -20,6 +20,7 @@ from sendoff_server.spool.errors import SpoolClosed, SpoolError, SpoolFailed, Sp
 from sendoff_server.spool.records import EventIn, SpoolLimits
 from sendoff_server.spool.reserve import Reserve
 from sendoff_server.spool.sql import ask
+from sendoff_server.spool.usage import used, watch
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,9 @@ GROUP_BYTES = 16 * 1024 * 1024
 
 RAN_EVERY_MS = 1_000
 """The running time is kept with a commit when it is this much more than what was kept last."""
+
+OTHER_BYTES = 64 * 1024 * 1024
+"""What else the file may hold beside the classes' data: clients, books, gauges, receipts, pages not filled."""
 
 SPARE_PAGES = 256
 """Free pages that are kept for the next batches instead of being given back to the disk."""
@@ -42,9 +46,11 @@ class Transaction:
     """What a job may use: the connection, inside a transaction, and the changes to the books."""
 
     connection: apsw.Connection
-    full: bool
-    limit: int
-    """Bytes that the spool may take."""
+    limits: SpoolLimits
+    brimming: bool
+    """Whether the file takes more than all classes together may, and what else there is: clients, books, receipts."""
+    leased: frozenset[int]
+    """Items that outputs were given to send: given up after the others only, as their answers may be under way."""
     ran_ms: int
     """ms that agents of this spool have run in all: age is measured by it, so a jump of the clock expires nothing."""
     tally: Tally = field(default_factory=Tally)
@@ -72,12 +78,14 @@ class Job(Generic[T]):
 
 
 class Writer(threading.Thread):
-    """Runs jobs until ``finish()``. ``store`` puts the events and clients of a group's puts into its transaction."""
+    """Runs jobs until ``finish()``. ``store`` puts the events and clients of a group's puts into its transaction;
+    ``admit`` says whether there is room for events."""
 
     def __init__(
         self,
         connection: apsw.Connection,
         store: Callable[[Transaction, Sequence[Put]], None],
+        admit: Callable[[Transaction], bool],
         limits: SpoolLimits,
         reserve: Reserve,
         running: Callable[[], float],
@@ -85,10 +93,14 @@ class Writer(threading.Thread):
         super().__init__(name="sendoff-spool", daemon=True)
         self._connection = connection
         self._store = store
-        self._limit = limits.bytes
+        self._admits = admit
+        self._limits = limits
         self._reserve = reserve
         self._page = connection.pragma("page_size")
         self._running = running
+        watch(connection)
+        self.used = used(connection)
+        """What each class takes as of the last commit."""
         kept = ask(connection, "get_meta", {"key": "ran_ms"})
         self._ran_before = (int(kept[0][0]) if kept else 0) - round(running() * 1000)
         self._ran_kept = 0
@@ -97,6 +109,8 @@ class Writer(threading.Thread):
         self._closed = False
         self._failed_generation = -1
         self._owed = Tally()
+        self.leased: frozenset[int] = frozenset()
+        """Items that outputs have been given to send."""
         self.generation = 0
         """Rises when callers have been told of a failure; a put carries the one it was made in."""
         self.commits = 0
@@ -125,7 +139,7 @@ class Writer(threading.Thread):
             self._closed = True
             self._ready.notify()
         self.join()
-        if self._owed:
+        if self._owed or self.ran_ms() > self._ran_kept:
             self._commit([])
 
     def run(self) -> None:
@@ -153,7 +167,7 @@ class Writer(threading.Thread):
             self._refuse(taking, "the disk is full: make room where agent.data_dir is")
             jobs = freeing
         try:
-            answers = self._transaction(jobs) if jobs or self._owed else []
+            answers = self._transaction(jobs)
         except apsw.FullError as error:
             # What was delivered must be taken off the books even now: what takes room gives way, with the reserve.
             if freeing and self._reserve.give_back():
@@ -181,18 +195,21 @@ class Writer(threading.Thread):
         self._roll_back()
         try:
             connection.execute("BEGIN IMMEDIATE")
-            transaction = Transaction(connection, self.used_bytes() >= self._limit, self._limit, self._ran_ms())
+            brimming = self.used_bytes() >= self._limits.bytes + OTHER_BYTES
+            transaction = Transaction(connection, self._limits, brimming, self.leased, self.ran_ms())
             transaction.tally.add(owed)
             puts = self._admit(transaction, jobs, answers)
             if puts:
                 self._store(transaction, puts)
             answers += [(job, job.work(transaction)) for job in jobs if not isinstance(job.work, Put)]
             transaction.tally.write(connection)
+            taken = used(connection)
             keeping = transaction.ran_ms >= self._ran_kept + RAN_EVERY_MS
             if keeping:
                 ask(connection, "set_meta", {"key": "ran_ms", "value": transaction.ran_ms})
             connection.execute("COMMIT")
             self._ran_kept = transaction.ran_ms if keeping else self._ran_kept
+            self.used = taken
         except BaseException:
             self.owe(owed)
             self._roll_back()
@@ -203,13 +220,17 @@ class Writer(threading.Thread):
     def _admit(self, transaction: Transaction, jobs: list[Job[Any]], answers: list[tuple[Job[Any], Any]]) -> list[Put]:
         """The puts that are to be stored; the others get their answer: full, or failed because one before failed."""
         admitted = []
+        full: bool | None = None
         for job in jobs:
             put = job.work
             if not isinstance(put, Put):
                 continue
             if put.generation <= self._failed_generation:
                 answers.append((job, SpoolFailed("an earlier write failed")))
-            elif put.events and transaction.full:
+                continue
+            if put.events and full is None:
+                full = not self._admits(transaction)
+            if put.events and full:
                 self._failed_generation = max(self._failed_generation, put.generation)
                 answers.append((job, SpoolFull("the spool has reached spool.events.limit")))
             else:
@@ -217,7 +238,8 @@ class Writer(threading.Thread):
                 answers.append((job, None))
         return admitted
 
-    def _ran_ms(self) -> int:
+    def ran_ms(self) -> int:
+        """ms that agents of this spool have run in all. From any thread."""
         return self._ran_before + round(self._running() * 1000)
 
     def used_bytes(self) -> int:
