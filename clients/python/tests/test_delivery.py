@@ -338,7 +338,7 @@ def test_an_acknowledgement_of_what_was_never_written_lets_go_of_nothing(peer: P
     held = client().outbox.channel.held
     held.add(b"not written yet")
     held.settle(Ack(1_000_000))
-    assert [frame for _, frame in held.to_write] == [b"not written yet"]
+    assert [frame for _, frame, _ in held.to_write] == [b"not written yet"]
     assert not held.sent
     held.to_write.clear()
 

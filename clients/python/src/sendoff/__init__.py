@@ -13,16 +13,26 @@ from __future__ import annotations
 
 from sendoff import current as _current
 from sendoff.metrics import Counter, Distribution, Gauge, Timer, Timing, Unique
+from sendoff.receipt import Receipt
+from sendoff.receipt import dropped as _dropped
 from sendoff.scope import context, set_request, set_user, tag
 from sendoff.version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Literal, overload
 
     from sendoff.settings import SettingError as SettingError
+else:
+
+    def overload(function: object) -> object:
+        """`typing.overload`, without importing `typing`."""
+        return function
+
 
 __all__ = [
+    "Receipt",
     "SettingError",
     "__version__",
     "capture_exception",
@@ -151,14 +161,23 @@ def unique_of(name: str, /, **tags: object) -> Unique:
     return Unique(name, 1, tags)
 
 
-def event(name: str, /, **fields: object) -> str | None:
+@overload
+def event(name: str, /, *, confirm: Literal[True], **fields: object) -> Receipt: ...
+@overload
+def event(name: str, /, *, confirm: Literal[False] = False, **fields: object) -> str | None: ...  # noqa: F811
+@overload
+def event(name: str, /, *, confirm: bool, **fields: object) -> Receipt | str | None: ...  # noqa: F811
+def event(name: str, /, *, confirm: bool = False, **fields: object) -> Receipt | str | None:  # noqa: F811 - ruff does not know our `overload`
     """Send a business event durably. Returns its id, or None if it was dropped (which is counted) or there is no
-    client.
+    client. With `confirm=True` a `Receipt` in any case, which can be waited for: `receipt.wait(2)` or `await receipt`
+    is True once the event is on the agent's disk, and the agent remembers for `sendoff receipt ID` what became of it.
 
     Fields may be builtin values, nested up to eight deep, and dates, decimals, UUIDs and enums; NaN and infinities
     become words, and of any other object the name of its type is sent.
     """
     client = _current.client
+    if confirm is True:
+        return _dropped("no_client") if client is None else client.confirmed(name, fields)
     return None if client is None else client.event(name, fields)
 
 

@@ -16,6 +16,7 @@ from sendoff.content.chain import MESSAGE, Capturer, mark, reported
 from sendoff.content.fingerprint import custom, fingerprint
 from sendoff.content.render import TooLarge, word
 from sendoff.content.scrub import Scrubber
+from sendoff.receipt import DROPPED, Receipt
 from sendoff.scope import in_force
 from sendoff.sending.outbox import Durable, Outbox
 from sendoff.sending.routes import UdpRoute, UnixRoute
@@ -65,22 +66,31 @@ class Client:
         """What was dropped, and errors of our own."""
         return self.outbox.tally
 
-    def event(self, name: str, fields: dict[str, object]) -> str | None:
-        """See `sendoff.event`."""
+    def event(self, name: str, fields: dict[str, object], receipt: Receipt | None = None) -> str | None:
+        """See `sendoff.event`. With a `receipt`, that is told what becomes of it."""
         tally = self.outbox.tally
+        reason = "invalid"
         try:
-            if type(name) is not str or not name:
-                tally.one("event.invalid")
-                return None
-            return self._submit("event", payload.event(name, in_force(), self.scrubber, fields))
+            if type(name) is str and name:
+                return self._submit("event", payload.event(name, in_force(), self.scrubber, fields), receipt)
         except TooLarge:
-            tally.one("event.too_long")
+            reason = "too_long"
         except RecursionError:
             tally.full_stack += 1
+            return None
         except Exception as error:  # noqa: BLE001 - nothing may reach the application
             guard.keep(error, tally)
-            tally.one("event.invalid")
+        tally.one(f"event.{reason}")
+        if receipt is not None:
+            receipt.settle(DROPPED, reason)
         return None
+
+    def confirmed(self, name: str, fields: dict[str, object]) -> Receipt:
+        """See `sendoff.event` with `confirm=True`."""
+        receipt = Receipt()
+        if self.event(name, fields, receipt) is None:
+            receipt.settle(DROPPED, "invalid")  # unless it knows better: this is the recursion limit
+        return receipt
 
     def exception(
         self,
@@ -138,12 +148,14 @@ class Client:
             tally.one("event.invalid")
         return None
 
-    def _submit(self, kind: str, body: bytes) -> str | None:
+    def _submit(self, kind: str, body: bytes, receipt: Receipt | None = None) -> str | None:
         if self.outbox.pid != os.getpid():  # a fork that ran no hooks
             self.after_fork()
         t = time.time_ns() // 1_000_000
         event_id = frame.uuid7(t, os.urandom(10))
-        return event_id if self.outbox.submit(Durable(kind, event_id, t, body)) else None
+        if receipt is not None:
+            receipt.belongs_to(self.outbox, event_id)
+        return event_id if self.outbox.submit(Durable(kind, event_id, t, body, receipt)) else None
 
     def flush(self, timeout: float) -> bool:
         """See `sendoff.flush`."""

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from sendoff.metrics import Series
+    from sendoff.receipt import Receipt
     from sendoff.tally import Tally
 
     class Client(Protocol):
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         def point(self, series: Series | None, value: object) -> None: ...
         def named(self, name: str, kind: str, value: object, rate: float, tags: dict[str, object]) -> None: ...
         def event(self, name: str, fields: dict[str, object]) -> str | None: ...
+        def confirmed(self, name: str, fields: dict[str, object]) -> Receipt: ...
         def exception(
             self,
             error: BaseException | None,

@@ -59,11 +59,20 @@ def hello(client: str, who: Mapping[str, str], pid: int, resume_from: int, dropp
 
 
 def durable(
-    client: str, kind: str, seq: int, event_id: str, t: int, payload: bytes, dropped: Mapping[str, int]
+    client: str,
+    kind: str,
+    seq: int,
+    event_id: str,
+    t: int,
+    payload: bytes,
+    dropped: Mapping[str, int],
+    *,
+    confirm: bool = False,
 ) -> bytes:
-    """An event or an exception."""
+    """An event or an exception. With `confirm` the agent keeps a receipt of it."""
     header = f'{{"v":1,"client":"{client}","kind":"{kind}","seq":{seq},"id":"{event_id}","t":{t}'
-    more = b',"dropped":' + to_json(dropped) if dropped else b""
+    more = b',"confirm":true' if confirm else b""
+    more += b',"dropped":' + to_json(dropped) if dropped else b""
     return header.encode() + more + b"}\n" + payload
 
 

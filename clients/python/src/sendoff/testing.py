@@ -23,6 +23,7 @@ from sendoff import current
 from sendoff.client import Client
 from sendoff.content.render import word
 from sendoff.metrics import tag
+from sendoff.receipt import SPOOLED
 from sendoff.sending.outbox import Durable, Outbox
 from sendoff.settings import Settings
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sendoff.metrics import Series
+    from sendoff.receipt import Receipt
 
 
 class Point:
@@ -72,14 +74,20 @@ class Recorder(Client):
 
     def _start(self) -> None:
         self._events: list[dict[str, Any]] = []
+        self.confirmed_ids: list[str] = []
+        """Ids of the events that were sent with `confirm=True`; their receipts say \"spooled\"."""
         self._random = lambda: 0.0  # below every rate: nothing is sampled away
         self.outbox = _Kept(self._route, self.settings.buffer, self._random, 0.0)
         self.point = self.outbox.point
         self.named = self.outbox.named
 
-    def _submit(self, kind: str, body: bytes) -> str | None:
+    def _submit(self, kind: str, body: bytes, receipt: Receipt | None = None) -> str | None:
         durable = Durable(kind, f"00000000-0000-7000-8000-{len(self._events) + 1:012x}", 0, body)
         self._events.append({"kind": kind, "id": durable.event_id, **json.loads(body)})
+        if receipt is not None:
+            receipt.belongs_to(self.outbox, durable.event_id)
+            receipt.settle(SPOOLED)
+            self.confirmed_ids.append(durable.event_id)
         return durable.event_id
 
     @property

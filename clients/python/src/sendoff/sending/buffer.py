@@ -11,9 +11,14 @@ from __future__ import annotations
 
 from collections import deque
 
+from sendoff.receipt import DROPPED, REFUSED, SPOOLED, UNKNOWN
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sendoff.frame import Ack
+    from sendoff.receipt import Receipt
+
+    Entry = tuple[int, bytes, Receipt | None]
 
 RESENDS = 3
 """How often the lowest held frame is sent again without an acknowledgement that moves on, before it is given up."""
@@ -24,13 +29,15 @@ ADMISSION = OVERHEAD + 256
 
 
 class Held:
-    """Durable frames, numbered from 1: first those written and not acknowledged (`sent`), then those still to write."""
+    """Durable frames, numbered from 1: first those written and not acknowledged (`sent`), then those still to write.
+    Each is kept as (seq, frame, the receipt that somebody wants or None).
+    """
 
     __slots__ = ("_next", "bytes", "sent", "to_write", "tries", "tries_of", "written_upto")
 
     def __init__(self) -> None:
-        self.sent: deque[tuple[int, bytes]] = deque()
-        self.to_write: deque[tuple[int, bytes]] = deque()
+        self.sent: deque[Entry] = deque()
+        self.to_write: deque[Entry] = deque()
         self.bytes = 0
         self.written_upto = 0
         self.tries = 0
@@ -44,10 +51,10 @@ class Held:
         self._next = max(self._next, last + 1)
         return self._next
 
-    def add(self, frame: bytes) -> None:
+    def add(self, frame: bytes, receipt: Receipt | None = None) -> None:
         """Keep the frame that was made for `next_seq`."""
         self.bytes += len(frame) + OVERHEAD
-        self.to_write.append((self.next_seq, frame))
+        self.to_write.append((self.next_seq, frame, receipt))
 
     @property
     def lowest(self) -> int:
@@ -68,14 +75,18 @@ class Held:
             if not self.to_write or self.to_write[0][0] != self.sent[-1][0]:
                 self.to_write.appendleft(self.sent[-1])
             self.sent.pop()
-        self.bytes = sum(len(frame) + OVERHEAD for _, frame in self.to_write)
+        self.bytes = sum(len(frame) + OVERHEAD for _, frame, _ in self.to_write)
         return again
 
     def give_up(self) -> bool:
         """Before a hello: drop the lowest frame if it was re-sent often enough. True if one was dropped."""
         if not self.to_write or self.to_write[0][0] != self.tries_of or self.tries <= RESENDS:
             return False
-        self.bytes -= len(self.to_write.popleft()[1]) + OVERHEAD
+        _, frame, receipt = self.to_write[0]
+        if receipt is not None:
+            receipt.settle(DROPPED, "unacceptable")
+        self.bytes -= len(frame) + OVERHEAD
+        self.to_write.popleft()
         self.tries = 0
         return True
 
@@ -101,25 +112,40 @@ class Held:
         lowest = self.lowest
         for queue in (self.sent, self.to_write):
             while queue and queue[0][0] <= upto:
-                seq, frame = queue[0]
-                reason = ack.refused.pop(seq, None)
+                reason = ack.refused.pop(queue[0][0], None)
                 if reason is None:
                     safe += 1
                 else:
                     refused[reason] = refused.get(reason, 0) + 1
-                self.bytes -= len(frame) + OVERHEAD
+                self._let_go(queue[0], reason)
                 queue.popleft()
         early = {seq: reason for seq, reason in ack.refused.items() if upto < seq <= self.written_upto}
         for queue in (self.sent, self.to_write) if early else ():
             for held in [held for held in queue if held[0] in early]:
+                self._let_go(held, early[held[0]])
                 queue.remove(held)
-                self.bytes -= len(held[1]) + OVERHEAD
                 refused[early[held[0]]] = refused.get(early[held[0]], 0) + 1
         if self.lowest != lowest:
             self.tries = 0
         if not self.sent and not self.to_write:
             self.bytes = 0
         return safe, refused
+
+    def _let_go(self, entry: Entry, refused: str | None) -> None:
+        self.bytes -= len(entry[1]) + OVERHEAD
+        if entry[2] is not None:
+            entry[2].settle(SPOOLED if refused is None else REFUSED, refused or "")
+
+    def end(self) -> int:
+        """Nothing will be written any more. Returns how many frames never were; of the others nothing will be known."""
+        never = 0
+        for queue in (self.sent, self.to_write):
+            for seq, _, receipt in queue:
+                unwritten = seq > self.written_upto
+                never += unwritten
+                if receipt is not None:
+                    receipt.settle(DROPPED if unwritten else UNKNOWN, "closed")
+        return never
 
     def __repr__(self) -> str:
         return f"Held(lowest={self.lowest}, next_seq={self.next_seq}, unfinished={self.unfinished}, bytes={self.bytes})"

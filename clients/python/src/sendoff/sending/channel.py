@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from sendoff.receipt import Receipt
     from sendoff.sending.stream import Stream
     from sendoff.tally import Tally
 
@@ -84,9 +85,11 @@ class Channel:
         self.reported = version
         return self._totals[1]
 
-    def add(self, kind: str, event_id: str, t: int, payload: bytes) -> None:
+    def add(self, kind: str, event_id: str, t: int, payload: bytes, receipt: Receipt | None) -> None:
         """Number a durable frame and keep it; the caller has made sure that there is room."""
-        self.held.add(frame.durable(self.client, kind, self.held.next_seq, event_id, t, payload, self.dropped()))
+        seq, dropped = self.held.next_seq, self.dropped()
+        confirm = receipt is not None
+        self.held.add(frame.durable(self.client, kind, seq, event_id, t, payload, dropped, confirm=confirm), receipt)
 
     def pump(self, now: float, wall_ms: int, waiting: Waiting, at_most: int) -> None:
         """Write what there is to write, at most `at_most` frames of it, connecting first if need be and due."""
@@ -143,7 +146,7 @@ class Channel:
                 self._book(stream.job, waiting)
                 stream.job = None
             if held.to_write:
-                seq, durable = held.to_write[0]
+                seq, durable, _ = held.to_write[0]
                 held.writing(seq)
                 stream.job = Job(durable, seq=seq)
             elif waiting.parcels:

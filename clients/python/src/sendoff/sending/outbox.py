@@ -15,6 +15,7 @@ from contextlib import suppress
 
 from sendoff import guard
 from sendoff.metrics import VALUE_LIMIT, Series, member, number, series
+from sendoff.receipt import DROPPED
 from sendoff.sending import worker
 from sendoff.sending.buffer import ADMISSION, OVERHEAD, Parcel, Waiting
 from sendoff.sending.lock import TryLock
@@ -25,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sendoff.receipt import Receipt
     from sendoff.sending.routes import Route
 
 TICK = 0.1
@@ -44,16 +46,23 @@ THREAD_TRIES = 3
 
 
 class Durable:
-    """An event on its way into the buffer. `dropped` is its fate there."""
+    """An event on its way into the buffer. `dropped` is its fate there, `receipt` what is to be told of it."""
 
-    __slots__ = ("dropped", "event_id", "kind", "payload", "t")
+    __slots__ = ("dropped", "event_id", "kind", "payload", "receipt", "t")
 
-    def __init__(self, kind: str, event_id: str, t: int, payload: bytes) -> None:
+    def __init__(self, kind: str, event_id: str, t: int, payload: bytes, receipt: Receipt | None = None) -> None:
         self.kind = kind
         self.event_id = event_id
         self.t = t
         self.payload = payload
+        self.receipt = receipt
         self.dropped = False
+
+    def drop(self, reason: str) -> None:
+        """It will not be sent."""
+        self.dropped = True
+        if self.receipt is not None:
+            self.receipt.settle(DROPPED, reason)
 
 
 class Outbox:
@@ -152,10 +161,12 @@ class Outbox:
         """Number, keep and write a durable frame now. False if it was dropped, which has been counted then."""
         if self._closing:
             self.tally.one("event.closed")
+            durable.drop("closed")
             return False
         size = len(durable.payload) + ADMISSION
         if self._pending_bytes + size + self.channel.held.bytes + self.waiting.bytes > self._limit:
             self.tally.one("event.buffer_full")
+            durable.drop("buffer_full")
             return False
         self._pending_bytes += size
         self.pending.append(durable)
@@ -220,17 +231,17 @@ class Outbox:
             ]  # taken out last: an interruption leaves it twice, under one id, rather than not at all
             size = len(durable.payload) + ADMISSION
             if self.channel.held.bytes + self.waiting.bytes + size > self._limit:
-                durable.dropped = True
+                durable.drop("buffer_full")
                 self.tally.many("event.buffer_full", 1)
             else:
-                self.channel.add(durable.kind, durable.event_id, durable.t, durable.payload)
+                self.channel.add(durable.kind, durable.event_id, durable.t, durable.payload, durable.receipt)
             self.pending.popleft()
         self._pending_bytes = 0
 
     def _refuse_pending(self) -> None:
         """For threads that had looked just before the end."""
         while self.pending:
-            self.pending[0].dropped = True
+            self.pending[0].drop("closed")
             self.tally.many("event.closed", 1)
             self.pending.popleft()
 
@@ -331,6 +342,19 @@ class Outbox:
             time.sleep(min(pause, left))
             pause = min(pause * 2, 0.02)
 
+    def confirm(self) -> None:
+        """For who waits for one event: write what is to be written, take what the agent has said."""
+        try:
+            self.lock.run(self._confirm)
+        except RecursionError:
+            self.tally.full_stack += 1
+        except Exception as error:  # noqa: BLE001 - nothing may reach the application
+            guard.keep(error, self.tally)
+
+    def _confirm(self) -> None:
+        self._work(THREAD_FRAMES, 0)
+        self.channel.receive(time.monotonic())
+
     def _flush_once(self) -> None:
         self._work(THREAD_FRAMES, LIMIT)
         self.channel.receive(time.monotonic())
@@ -357,9 +381,7 @@ class Outbox:
 
     def _end(self, left: float) -> None:
         self._work(THREAD_FRAMES, LIMIT)
-        self.tally.many(
-            "event.closed", len([1 for seq, _ in self.channel.held.to_write if seq > self.channel.held.written_upto])
-        )
+        self.tally.many("event.closed", self.channel.held.end())
         self.tally.many("metric.closed", self.waiting.points)
         self.route.end(left)
         self.ended = True
