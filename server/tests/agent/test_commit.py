@@ -11,7 +11,7 @@ import pytest
 from sendoff_server.agent import commit as module
 from sendoff_server.agent.clients import Client
 from sendoff_server.agent.commit import Committer
-from sendoff_server.spool import ClientState, EventIn, SpoolFailed, SpoolFull
+from sendoff_server.spool import ClientState, EventIn, Refusal, SpoolFailed, SpoolFull
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -25,7 +25,7 @@ class Disk:
         self.refusals: list[Exception] = []
         self.lost: list[tuple[dict[str, int], str]] = []
 
-    async def put(self, events: Sequence[EventIn], clients: Sequence[ClientState]) -> None:
+    async def put(self, events: Sequence[EventIn], clients: Sequence[ClientState], refusals: Sequence[Refusal]) -> None:
         await asyncio.sleep(0)
         if self.refusals:
             raise self.refusals.pop(0)

@@ -45,9 +45,9 @@ async def test_nothing_is_acknowledged_before_the_spool_has_it(tmp_path: Path, m
         gate = asyncio.Event()
         put = agent._spool.put  # type: ignore[union-attr]
 
-        async def slow(events: Any, clients: Any) -> None:
+        async def slow(*given: Any) -> None:
             await gate.wait()
-            await put(events, clients)
+            await put(*given)
 
         monkeypatch.setattr(agent._spool, "put", slow)
         client = FrameClient(agent, A)
@@ -280,10 +280,10 @@ async def test_while_the_spool_refuses_nothing_is_acknowledged_and_afterwards_ev
     async with running(tmp_path) as agent:
         put = agent._spool.put  # type: ignore[union-attr]
 
-        async def refuse(events: Any, clients: Any) -> None:
-            if events:
+        async def refuse(*given: Any) -> None:
+            if given[0]:
                 raise error
-            await put(events, clients)
+            await put(*given)
 
         monkeypatch.setattr(agent._spool, "put", refuse)
         client = FrameClient(agent, A)
@@ -310,10 +310,10 @@ async def test_while_the_spool_is_full_clients_are_held_back_and_metrics_and_pag
     async with running(tmp_path) as agent:
         put = agent._spool.put  # type: ignore[union-attr]
 
-        async def refuse(events: Any, clients: Any) -> None:
-            if events:
+        async def refuse(*given: Any) -> None:
+            if given[0]:
                 raise SpoolFull("limit reached")
-            await put(events, clients)
+            await put(*given)
 
         monkeypatch.setattr(agent._spool, "put", refuse)
         client = FrameClient(agent, A)

@@ -14,6 +14,7 @@ from typing import Any
 
 from sendoff_server.agent.clients import Clients
 from sendoff_server.agent.commit import Committer
+from sendoff_server.agent.control import Control
 from sendoff_server.agent.intake import Intake
 from sendoff_server.agent.rates import Rates
 from sendoff_server.agent.status import Status
@@ -114,7 +115,7 @@ class Agent:
         self._inputs = open_inputs(settings.inputs, self.intake, self._running)
         self.rates = Rates(self._running)
         self.status_of = Status(self, spool, self._inputs, self._settings)
-        self._web = Web(self.status_of)
+        self._web = Web(self.status_of, Control(spool, self.committer))
         self.rates.note(self.status_of.totals())
         self.addresses = {each.name: each.address for each in self._inputs}
         self.addresses |= await self._web.start(settings.web.listen, self._control_path())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sendoff_server.agent.clients import Client
-from sendoff_server.spool import ClientState, EventIn, SpoolFailed, SpoolFull
+from sendoff_server.spool import ClientState, EventIn, Refusal, SpoolFailed, SpoolFull
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,9 @@ _ENTRY_BYTES = 256
 class Store(Protocol):
     """What is needed of the spool."""
 
-    async def put(self, events: Sequence[EventIn], clients: Sequence[ClientState]) -> None: ...
+    async def put(
+        self, events: Sequence[EventIn], clients: Sequence[ClientState], refusals: Sequence[Refusal]
+    ) -> None: ...
 
     def lose_events(self, by_source: dict[str, int], reason: str) -> None: ...
 
@@ -41,6 +43,7 @@ class _Entry:
     event: EventIn | None
     client: Client | None
     upto: int
+    refusal: Refusal | None = None
 
     @property
     def size(self) -> int:
@@ -77,9 +80,13 @@ class Committer:
         """An event that is acknowledged to its client once it is stored."""
         self._append(_Entry(event, client, client.received))
 
-    def touch(self, client: Client) -> None:
-        """A client's state changed in a way that is acknowledged once it is stored."""
-        self._append(_Entry(None, client, client.received))
+    def touch(self, client: Client, refusal: Refusal | None = None) -> None:
+        """A client's state changed in a way that is acknowledged once it is stored; maybe by a refusal to be known."""
+        self._append(_Entry(None, client, client.received, refusal))
+
+    def holds(self, event: str) -> bool:
+        """Whether an event whose sender asked for a receipt is here, and not on the disk yet."""
+        return any(entry.event and entry.event.confirm and entry.event.id == event for entry in self._queue)
 
     def add_unacknowledged(self, event: EventIn) -> None:
         """An event whose sender holds no copy. When there is no room it is lost, and counted."""
@@ -105,7 +112,9 @@ class Committer:
             try:
                 async with self.storing:
                     group = self._group()
-                    await self._store.put([entry.event for entry in group if entry.event], self._states(group))
+                    refusals = [entry.refusal for entry in group if entry.refusal]
+                    events = [entry.event for entry in group if entry.event]
+                    await self._store.put(events, self._states(group), refusals)
                     self._stored(group)
             except (SpoolFull, SpoolFailed) as error:
                 self._hold(error)

@@ -17,7 +17,7 @@ from sendoff_server.agent.events import event_line, found_line, make_id
 from sendoff_server.agent.points import count_points
 from sendoff_server.aggregate import Core, Found
 from sendoff_server.inputs import Link
-from sendoff_server.spool import ClientState, EventIn
+from sendoff_server.spool import ClientState, EventIn, Refusal
 from sendoff_server.wire.frame import DURABLE, Frame, FrameError, Item, Lines, encode_ack
 
 log = logging.getLogger(__name__)
@@ -119,11 +119,11 @@ class Intake:
         line = event_line(frame, client.state)
         if len(line) > MAX_LINE:
             client.refused.append((frame.seq, "payload_too_long"))
-            self.committer.touch(client)
+            self.committer.touch(client, _refusal(frame.id if frame.confirm else "", client, "payload_too_long"))
             return FrameError("payload_too_long", f"the event's line would have {len(line)} bytes", seq=frame.seq)
         client.state.events += 1
         client.state.source = source = self._source(client.state.service)
-        self.committer.add(EventIn(line, frame.id, source), client)
+        self.committer.add(EventIn(line, frame.id, source, frame.confirm, client=frame.client), client)
         return None
 
     def _take_metrics(self, frame: Frame, client: Client) -> None:
@@ -169,6 +169,11 @@ class Intake:
         for kind, value in _DROPPED.findall(data):
             reason = _DROP_REASONS[kind]
             client.drops({reason: dropped.get(reason, 0) + int(value)})
+
+
+def _refusal(event: str, client: Client, reason: str) -> Refusal | None:
+    """What is to be known of a refused event, if its sender asked for that."""
+    return Refusal(event, client.state.client, reason) if event else None
 
 
 class StreamSession:
@@ -241,7 +246,7 @@ class StreamSession:
         self._intake.refuse(error, self._origin)
         client = self._belongs(error.client) if error.client else None
         if client is not None and error.seq is not None and client.refuse(error.seq, error.reason):
-            self._intake.committer.touch(client)
+            self._intake.committer.touch(client, _refusal(error.confirmed, client, error.reason))
 
     def _belongs(self, name: str) -> Client | None:
         """The client of this connection if that is its name."""

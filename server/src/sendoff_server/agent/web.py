@@ -1,4 +1,4 @@
-"""The agent's own HTTP: the status page, its JSON, health, Prometheus metrics; the same on the control socket.
+"""The agent's own HTTP: the status page, its JSON, health, Prometheus metrics; on the control socket also `control`.
 
 It has no keys, so it answers on loopback addresses only, and only to requests whose Host header names one: otherwise a
 web page elsewhere could have its own name point here and read along.
@@ -8,12 +8,14 @@ import asyncio
 import logging
 import os
 import socket
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler
 
+from sendoff_server.agent import control as controls
 from sendoff_server.agent.status import Status
 from sendoff_server.inputs import InputError
 from sendoff_server.inputs.sockets import listen_ip, listen_unix, remove_file, shown
@@ -43,36 +45,40 @@ STATIC = {
 
 
 class Web:
-    """Serves one `Status`."""
+    """Serves one `Status`, and one `Control` to who owns the control socket."""
 
-    def __init__(self, status: Status) -> None:
+    def __init__(self, status: Status, control: controls.Control) -> None:
         self._status = status
+        self._answers = control
         self._servers: list[asyncio.Server] = []
-        self._runner: web.AppRunner | None = None
+        self._runners: list[web.AppRunner] = []
         self._control: tuple[Path, int] | None = None
         self._open: dict[RequestHandler, asyncio.TimerHandle] = {}
 
     async def start(self, listen: str, control: Path | None) -> dict[str, str]:
         """Listen on the address, unless it is empty, and on the control socket; gives both. Raises InputError."""
-        app = web.Application(middlewares=[self._guard], client_max_size=1024)
+        addresses = {}
+        if listen:
+            sock = listen_ip(listen, socket.SOCK_STREAM, "web.listen")
+            addresses["web"] = shown(sock)
+            await self._serve(sock, self._app(1024))
+        if control is not None and (made := _listen_control(control)) is not None:
+            self._control = (control, os.lstat(control).st_ino)
+            addresses["control"] = str(control)
+            app = self._app(controls.MAX_BODY)
+            app.add_routes(self._answers.routes())
+            await self._serve(made, app)
+        return addresses
+
+    def _app(self, most: int) -> web.Application:
+        app = web.Application(middlewares=[self._guard], client_max_size=most)
         app.router.add_get("/", self._page)
         app.router.add_get("/status.json", self._json)
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/readyz", self._ready)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/static/{name}", self._static)
-        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=30.0, handle_signals=False)
-        await self._runner.setup()
-        addresses = {}
-        if listen:
-            sock = listen_ip(listen, socket.SOCK_STREAM, "web.listen")
-            addresses["web"] = shown(sock)
-            await self._serve(sock)
-        if control is not None and (made := _listen_control(control)) is not None:
-            self._control = (control, os.lstat(control).st_ino)
-            addresses["control"] = str(control)
-            await self._serve(made)
-        return addresses
+        return app
 
     async def stop(self) -> None:
         for server in self._servers:
@@ -81,22 +87,26 @@ class Web:
         if self._control:
             remove_file(*self._control)
             self._control = None
-        if self._runner is not None:
-            if self._runner.server is not None:
-                await self._runner.server.shutdown(1.0)
-            await self._runner.cleanup()
+        for runner in self._runners:
+            if runner.server is not None:
+                await runner.server.shutdown(1.0)
+            await runner.cleanup()
+        self._runners.clear()
         for timer in self._open.values():
             timer.cancel()
         self._open.clear()
 
-    async def _serve(self, sock: socket.socket) -> None:
-        self._servers.append(await asyncio.get_running_loop().create_server(self._accept, sock=sock, backlog=64))
+    async def _serve(self, sock: socket.socket, app: web.Application) -> None:
+        runner = web.AppRunner(app, access_log=None, keepalive_timeout=30.0, handle_signals=False)
+        await runner.setup()
+        self._runners.append(runner)
+        accept = partial(self._accept, runner)
+        self._servers.append(await asyncio.get_running_loop().create_server(accept, sock=sock, backlog=64))
 
-    def _accept(self) -> asyncio.Protocol:
+    def _accept(self, runner: web.AppRunner) -> asyncio.Protocol:
         """A new connection. aiohttp would wait for the first head for ever."""
-        assert self._runner is not None
-        assert self._runner.server is not None
-        protocol: RequestHandler = self._runner.server()
+        assert runner.server is not None
+        protocol: RequestHandler = runner.server()
         loop = asyncio.get_running_loop()
         if len(self._open) >= MAX_OPEN:  # too many that say nothing: the oldest goes
             oldest = next(iter(self._open))

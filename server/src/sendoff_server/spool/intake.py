@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from sendoff_server.spool import receipts
 from sendoff_server.spool.accounts import Tally
 from sendoff_server.spool.items import EVENTS, JOURNAL, add_item, runs
 from sendoff_server.spool.records import UNASSIGNED, EventIn, OutputSpec, Rotation
@@ -72,6 +73,8 @@ class Intake:
             self._store_batch(transaction, events, now_ms)
         clients = {row[0]: row for put in puts for row in put.clients}
         tell(transaction.connection, "set_client", clients.values())
+        refusals = [refusal for put in puts for refusal in put.refusals]
+        receipts.refuse(transaction.connection, refusals, now_ms, transaction.ran_ms)
 
     def _store_batch(self, transaction: Transaction, events: list[EventIn], now_ms: int) -> None:
         # Never used again, even if this commit fails: a number says nothing, and the epoch is new with each start.
@@ -83,11 +86,12 @@ class Intake:
                 if not output.events:
                     transaction.tally.events(source, output.name, "not_routed", n)
         wanting = [output.name for output in self._outputs if output.events]
+        item = None
         if wanting:
             lines = [event.line for event in events]
             header = self.header(name, "events", len(lines), now_ms)
             sources = runs(event.source for event in events)
-            add_item(
+            item = add_item(
                 transaction.connection,
                 EVENTS,
                 header,
@@ -97,6 +101,7 @@ class Intake:
                 outputs=wanting,
                 born=transaction.ran_ms,
             )
+        receipts.keep(transaction.connection, events, item, self._outputs, now_ms, transaction.ran_ms)
 
     def count_lost_events(self, tally: Tally, by_source: Mapping[str, int], reason: str) -> None:
         """Events that were received but could not be stored."""

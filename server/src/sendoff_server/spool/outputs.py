@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import apsw
 import msgspec
 
+from sendoff_server.spool import receipts
 from sendoff_server.spool.accounts import Tally
 from sendoff_server.spool.items import EVENTS
 from sendoff_server.spool.records import UNASSIGNED, OutputSpec
@@ -14,7 +15,7 @@ from sendoff_server.spool.sql import ask
 log = logging.getLogger(__name__)
 
 
-def reconcile(connection: apsw.Connection, outputs: Sequence[OutputSpec]) -> None:
+def reconcile(connection: apsw.Connection, outputs: Sequence[OutputSpec], now_ms: int) -> None:
     """Hand what is unassigned to the outputs there are now, and give up what waits for one that is gone.
 
     While no output at all is configured nothing is given up: a settings file not found is likelier than a wish.
@@ -27,8 +28,10 @@ def reconcile(connection: apsw.Connection, outputs: Sequence[OutputSpec]) -> Non
         for (name,) in ask(connection, "outputs_with_rows"):
             if name == UNASSIGNED:
                 _assign(connection, tally, outputs)
+                receipts.hand_over(connection, UNASSIGNED, outputs, now_ms)
             elif name not in configured:
                 _give_up(connection, tally, name)
+                receipts.lose_output(connection, name, "output_removed", now_ms)
         ask(connection, "drop_orphans")
         tally.write(connection)
 

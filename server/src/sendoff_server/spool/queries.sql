@@ -184,3 +184,70 @@ SELECT item, born FROM item WHERE kind = :kind AND born < :before ORDER BY born,
 -- How many of some outputs wait for some items, counted one by one.
 SELECT count(*) FROM json_each(:items) AS chosen JOIN delivery d ON d.item = chosen.value
 WHERE d.output IN (SELECT value FROM json_each(:outputs));
+
+-- name: add_receipt
+-- Keep a receipt for one event, unless there is one; a row if it is new.
+INSERT INTO receipt (event, client, at, born, refused) VALUES (:event, :client, :at, :born, :refused)
+ON CONFLICT (event) DO NOTHING RETURNING event;
+
+-- name: add_standing
+-- Where an event with a receipt stands with one output.
+INSERT INTO standing (event, output, item, state, at, detail) VALUES (?, ?, ?, ?, ?, ?);
+
+-- name: standing_in
+-- The events with a receipt that wait in an item for an output.
+SELECT event FROM standing WHERE item = :item AND output = :output;
+
+-- name: set_standing
+-- Something became of an event with a receipt.
+UPDATE standing SET item = ?, state = ?, at = ?, detail = ? WHERE event = ? AND output = ?;
+
+-- name: move_standing
+-- An event with a receipt waits in another item.
+UPDATE standing SET item = ? WHERE event = ? AND output = ?;
+
+-- name: hand_over_standing
+-- What stood for one output stands for another too: waiting, or not routed if that wants no events.
+INSERT OR IGNORE INTO standing (event, output, item, state, at, detail)
+SELECT event, :heir, iif(:wanted, item, NULL), iif(:wanted, 'pending', 'not_routed'), :at, '' FROM standing
+WHERE output = :output AND item IS NOT NULL;
+
+-- name: drop_standing
+-- Nothing stands for an output any more.
+DELETE FROM standing WHERE output = :output;
+
+-- name: lose_standing
+-- What waited for one output is lost.
+UPDATE standing SET item = NULL, state = 'lost', at = :at, detail = :detail
+WHERE output = :output AND item IS NOT NULL;
+
+-- name: any_receipt
+-- Whether anybody ever asked for a receipt that is still kept.
+SELECT 1 FROM receipt LIMIT 1;
+
+-- name: stand_again
+-- An event waits for an output again; only those with a receipt.
+INSERT INTO standing (event, output, item, state, at, detail)
+SELECT event, ?2, ?3, 'pending', ?4, '' FROM receipt WHERE event = ?1
+ON CONFLICT (event, output) DO UPDATE SET item = excluded.item, state = 'pending', at = excluded.at, detail = '';
+
+-- name: count_receipts
+-- How many receipts are kept.
+SELECT count(*) FROM receipt;
+
+-- name: prune_receipts
+-- Receipts older than a running time go, with what stood in them.
+DELETE FROM receipt WHERE event IN (SELECT event FROM receipt WHERE born < :before ORDER BY born LIMIT :most)
+RETURNING event;
+
+-- name: prune_oldest_receipts
+-- The oldest receipts go, with what stood in them.
+DELETE FROM receipt WHERE event IN (SELECT event FROM receipt ORDER BY born LIMIT :most) RETURNING event;
+
+-- name: receipt
+-- One receipt.
+SELECT client, at, refused FROM receipt WHERE event = :event;
+
+-- name: standing
+-- Where an event with a receipt stands, by output.
+SELECT output, state, at, detail, item FROM standing WHERE event = :event ORDER BY output;

@@ -44,13 +44,19 @@ class SpoolLimits:
     def bytes(self) -> int:
         return self.events.bytes + self.metrics.bytes
 
+    @property
+    def receipts(self) -> int:
+        """How many receipts are kept at most: one for each 8 KiB. Beyond that the oldest go."""
+        return self.bytes // 8_192
+
 
 @dataclass(frozen=True, slots=True)
 class EventIn:
     """One event on its way in: a line of wire format section 6 (no LF), its id, and the source it counts for.
 
     ``confirm``: its sender may ask what became of it (a receipt is kept). ``fold``: the key under which it is only
-    counted, because too many like it came within a minute; "" if it is kept by itself.
+    counted, because too many like it came within a minute; "" if it is kept by itself. ``client``: who sent it, if a
+    Sendoff client did.
     """
 
     line: bytes
@@ -58,6 +64,16 @@ class EventIn:
     source: str
     confirm: bool = False
     fold: str = ""
+    client: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An event that the agent did not take and whose sender asked for a receipt: its id, its client, the reason."""
+
+    event: str
+    client: str
+    reason: str
 
 
 @dataclass(slots=True)

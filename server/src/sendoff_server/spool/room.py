@@ -7,6 +7,7 @@ for each output that still waited for it. Everything here runs in the writer's t
 import logging
 from collections.abc import Iterable
 
+from sendoff_server.spool import receipts
 from sendoff_server.spool.items import EVENTS
 from sendoff_server.spool.records import ClassLimit
 from sendoff_server.spool.sql import ask
@@ -85,6 +86,7 @@ def give_up(transaction: Transaction, items: Iterable[int], reason: str) -> None
         contents = ask(connection, "contents_of_item", {"item": item})
         log.error("%s is lost for %s: %s", name, ", ".join(outputs), _WORDS.get(reason, reason))
         for output in outputs:
+            receipts.lose(connection, output, item, reason, transaction.now_ms)
             for source, n in contents:
                 if kind == EVENTS:
                     transaction.tally.events(source, output, "lost", n, reason)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from sendoff_server.spool import receipts
 from sendoff_server.spool.items import EVENTS, SNAPSHOT, add_item, checksum, runs, take, unseal
 from sendoff_server.spool.leasing import points_of
 from sendoff_server.spool.records import Dead, Delivered, RefusedLine, Sealed, Settlement, Split
@@ -44,6 +45,8 @@ def settle(transaction: Transaction, output: str, settlements: Sequence[Settleme
                 _delivered(transaction, output, settlement, kind, share, now_ms)
             else:
                 every = range(1, lines + 1)
+                words = refusal_words(settlement)
+                receipts.settle(transaction.connection, output, batch.item, "refused", now_ms, words)
                 _count(transaction, output, kind, "dead", share(every))
                 _bury(transaction, output, settlement, kind, every, sum(share(every).values()), now_ms)
 
@@ -89,7 +92,19 @@ def _delivered(
     for (code, detail), lines in by_words.items():
         numbers = sorted(line.line for line in lines)
         letter = Dead(batch, 200, code, detail.encode())
+        if receipts.waiting(transaction.connection, output, batch.item):
+            decoded = unseal(batch.blob)[1]
+            among = [decoded[number - 1] for number in numbers]
+            words = refusal_words(letter)
+            receipts.settle(transaction.connection, output, batch.item, "refused", now_ms, words, among=among)
         _bury(transaction, output, letter, kind, numbers, sum(share(numbers).values()), now_ms)
+    receipts.settle(transaction.connection, output, batch.item, "delivered", now_ms)
+
+
+def refusal_words(letter: Dead) -> str:
+    """What a destination answered, for a receipt."""
+    words = letter.excerpt.decode("utf-8", "replace").strip()
+    return f"{letter.status or 'no status'} {letter.code}{': ' + words if words else ''}"
 
 
 def _count(transaction: Transaction, output: str, kind: int, name: str, amounts: dict[str, int]) -> None:
@@ -132,11 +147,12 @@ def _split(transaction: Transaction, output: str, batch: Sealed, kind: int, sour
     if batch.lines < 2 or (place := take(transaction.connection, output, batch.item)) is None:
         return
     header, lines = unseal(batch.blob)
+    heirs = {}
     for name, start, stop in batch.halves():
         piece = lines[start:stop]
         counts, piece_sources = _piece(kind, piece, sources, start, stop)
         half: dict[str, Any] = {**header, "batch": name, "count": len(piece)}
-        add_item(
+        item = add_item(
             transaction.connection,
             kind,
             half,
@@ -150,6 +166,8 @@ def _split(transaction: Transaction, output: str, batch: Sealed, kind: int, sour
             place=place,
             sealed=True,
         )
+        heirs[item] = piece
+    receipts.move(transaction.connection, output, batch.item, heirs)
 
 
 def _piece(kind: int, piece: Sequence[bytes], sources: str, start: int, stop: int) -> tuple[dict[str, int], Any]:

@@ -21,14 +21,23 @@ from typing import Any, TypeVar
 import apsw
 
 from sendoff_server.ledger import Books
-from sendoff_server.spool import accounts, leasing
+from sendoff_server.spool import accounts, leasing, receipts
 from sendoff_server.spool.database import connect_reader, open_database
 from sendoff_server.spool.errors import SpoolFailed
 from sendoff_server.spool.intake import Copied, Intake, count_rotation
 from sendoff_server.spool.items import read_waiting
 from sendoff_server.spool.lock import Lock
 from sendoff_server.spool.outputs import reconcile
-from sendoff_server.spool.records import ClientState, EventIn, OutputSpec, Rotation, Sealed, Settlement, SpoolLimits
+from sendoff_server.spool.records import (
+    ClientState,
+    EventIn,
+    OutputSpec,
+    Refusal,
+    Rotation,
+    Sealed,
+    Settlement,
+    SpoolLimits,
+)
 from sendoff_server.spool.reserve import Reserve
 from sendoff_server.spool.room import expire, give_up, has_room
 from sendoff_server.spool.settling import settle
@@ -103,9 +112,10 @@ class Spool:
         self.quarantined: Path | None = None
         """Where a damaged spool was moved to at this start."""
         self._intake = Intake(outputs, self.agent_id, host, self.epoch)
-        self._writer = Writer(connection, self._store, self._admit, limits, reserve, running)
+        self._writer = Writer(connection, self._store, self._admit, limits, reserve, running, clock)
         self._leasing = _Reading(path / "spool.db", "sendoff-lease")
         self._looking = _Reading(path / "spool.db", "sendoff-books")
+        self._prune_ms = 0
         self._closed = threading.Lock()
         self._writer.start()
 
@@ -140,7 +150,7 @@ class Spool:
             try:
                 _sync_folders(path)
                 _begin_run(connection, now_ms)
-                reconcile(connection, outputs)
+                reconcile(connection, outputs, now_ms)
                 spool = cls(path, connection, lock, reserve, outputs, merge, host, limits, clock, running)
             except (apsw.Error, OSError) as error:
                 connection.close()
@@ -155,8 +165,10 @@ class Spool:
     def __repr__(self) -> str:
         return f"<Spool {self._path} agent {self.agent_id[:8]} epoch {self.epoch} outputs {sorted(self._outputs)}>"
 
-    async def put(self, events: Sequence[EventIn], clients: Sequence[ClientState]) -> None:
-        """Store events and what is known of their clients; returns when both are on the disk.
+    async def put(
+        self, events: Sequence[EventIn], clients: Sequence[ClientState], refusals: Sequence[Refusal] = ()
+    ) -> None:
+        """Store events, what is known of their clients, and what was refused; returns when all is on the disk.
 
         Raises ``SpoolFull`` and ``SpoolFailed``; then nothing was stored, of this put nor of any put that was made
         before that was known. ``ValueError`` for a line that contains LF.
@@ -166,7 +178,11 @@ class Spool:
                 raise ValueError(f"the line of event {event.id} contains a line feed")
         size = sum(len(event.line) for event in events)
         rows = [accounts.pack_client(client) for client in clients]
-        await self._writer.submit(Put(tuple(events), rows, self._writer.generation, size))
+        await self._writer.submit(Put(tuple(events), rows, self._writer.generation, size, refusals))
+
+    async def receipt(self, event: str) -> dict[str, Any] | None:
+        """What is known of an event whose sender asked for a receipt: see ``receipts.read``. Raises ``SpoolFailed``."""
+        return await self._looking.run(partial(receipts.read, event=event))
 
     async def journal(self, rotation: Rotation) -> None:
         """Store one second of metrics with its counts and gauges. Raises ``SpoolFailed``: try again, then ``lose``.
@@ -174,7 +190,12 @@ class Spool:
         A full spool is no error here: the points are counted lost{spool_full}.
         """
         copy = Copied.of(rotation)
-        await self._writer.submit(lambda transaction: self._intake.journal(transaction, copy))
+
+        def journal(transaction: Transaction) -> None:
+            self._intake.journal(transaction, copy)
+            self._prune(transaction)
+
+        await self._writer.submit(journal)
 
     def lose(self, rotation: Rotation, reason: str = "disk_failed") -> None:
         """Give a rotation up: its points are counted lost with the next commit. Its gauges stay known to the core."""
@@ -291,6 +312,14 @@ class Spool:
 
     def _store(self, transaction: Transaction, puts: Sequence[Put]) -> None:
         self._intake.store(transaction, puts, self._clock())
+        self._prune(transaction)
+
+    def _prune(self, transaction: Transaction) -> None:
+        """Once a minute, with a commit that is made anyway, old receipts go. In the writer's thread."""
+        if transaction.ran_ms >= self._prune_ms:
+            before = transaction.ran_ms - round(self._limits.receipts_s * 1000)
+            more = receipts.prune(transaction.connection, before, self._limits.receipts)
+            self._prune_ms = transaction.ran_ms + (0 if more else receipts.PRUNE_EVERY_MS)
 
     def _admit(self, transaction: Transaction) -> bool:
         return has_room(transaction, "events")

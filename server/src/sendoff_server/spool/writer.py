@@ -17,7 +17,7 @@ import apsw
 
 from sendoff_server.spool.accounts import Tally
 from sendoff_server.spool.errors import SpoolClosed, SpoolError, SpoolFailed, SpoolFull
-from sendoff_server.spool.records import EventIn, SpoolLimits
+from sendoff_server.spool.records import EventIn, Refusal, SpoolLimits
 from sendoff_server.spool.reserve import Reserve
 from sendoff_server.spool.sql import ask
 from sendoff_server.spool.usage import used, watch
@@ -33,7 +33,9 @@ RAN_EVERY_MS = 1_000
 """The running time is kept with a commit when it is this much more than what was kept last."""
 
 OTHER_BYTES = 64 * 1024 * 1024
-"""What else the file may hold beside the classes' data: clients, books, gauges, receipts, pages not filled."""
+"""What else the file may hold beside the classes' data: clients, books, gauges, pages not filled."""
+RECEIPT_BYTES = 512
+"""What a receipt takes, at two outputs."""
 
 SPARE_PAGES = 256
 """Free pages that are kept for the next batches instead of being given back to the disk."""
@@ -53,6 +55,8 @@ class Transaction:
     """Items that outputs were given to send: given up after the others only, as their answers may be under way."""
     ran_ms: int
     """ms that agents of this spool have run in all: age is measured by it, so a jump of the clock expires nothing."""
+    now_ms: int
+    """Unix ms, for what is shown to people."""
     tally: Tally = field(default_factory=Tally)
 
 
@@ -64,6 +68,8 @@ class Put:
     clients: Sequence[ClientRow]
     generation: int
     size: int
+    refusals: Sequence[Refusal] = ()
+    """Events that were not taken, and of which that is to be known."""
 
 
 @dataclass(slots=True)
@@ -89,6 +95,7 @@ class Writer(threading.Thread):
         limits: SpoolLimits,
         reserve: Reserve,
         running: Callable[[], float],
+        clock: Callable[[], int],
     ) -> None:
         super().__init__(name="sendoff-spool", daemon=True)
         self._connection = connection
@@ -98,6 +105,7 @@ class Writer(threading.Thread):
         self._reserve = reserve
         self._page = connection.pragma("page_size")
         self._running = running
+        self._clock = clock
         watch(connection)
         self.used = used(connection)
         """What each class takes as of the last commit."""
@@ -195,8 +203,8 @@ class Writer(threading.Thread):
         self._roll_back()
         try:
             connection.execute("BEGIN IMMEDIATE")
-            brimming = self.used_bytes() >= self._limits.bytes + OTHER_BYTES
-            transaction = Transaction(connection, self._limits, brimming, self.leased, self.ran_ms())
+            brimming = self.used_bytes() >= self._limits.bytes + OTHER_BYTES + self._limits.receipts * RECEIPT_BYTES
+            transaction = Transaction(connection, self._limits, brimming, self.leased, self.ran_ms(), self._clock())
             transaction.tally.add(owed)
             puts = self._admit(transaction, jobs, answers)
             if puts:

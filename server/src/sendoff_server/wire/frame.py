@@ -39,14 +39,20 @@ _decode_json = msgspec.json.Decoder().decode
 
 
 class FrameError(Exception):
-    """One frame is refused. `seq` and `client` are there where they could be read: then it can be refused by name."""
+    """One frame is refused. `seq` and `client` are there where they could be read: then it can be refused by name.
 
-    def __init__(self, reason: str, detail: str, *, seq: int | None = None, client: str | None = None) -> None:
+    `confirmed` is the event's id where its sender asked for a receipt, else "".
+    """
+
+    def __init__(
+        self, reason: str, detail: str, *, seq: int | None = None, client: str | None = None, confirmed: str = ""
+    ) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
         self.seq = seq
         self.client = client
+        self.confirmed = confirmed
 
 
 @dataclass(slots=True)
@@ -94,7 +100,7 @@ def decode_frame(data: bytes, *, datagram: bool) -> Frame:
     try:
         frame = _decode(header, data[end + 1 :], datagram)
     except FrameError as error:
-        error.seq, error.client = seq, client
+        error.seq, error.client, error.confirmed = seq, client, _confirmed(header)
         raise
     return frame
 
@@ -145,6 +151,13 @@ def _names(header: dict[str, Any]) -> tuple[str | None, int | None]:
     named = isinstance(client, str) and _CLIENT.fullmatch(client) is not None
     counts = type(seq) is int and 1 <= seq <= MAX_INTEGER and header.get("kind") not in ("hello", "metrics", "bye")
     return client if named else None, seq if named and counts else None
+
+
+def _confirmed(header: dict[str, Any]) -> str:
+    """The id of an event whose sender asked for a receipt, or ""."""
+    frame_id = header.get("id")
+    asked = header.get("confirm") is True and isinstance(frame_id, str) and _UUID7.fullmatch(frame_id)
+    return str(frame_id) if asked else ""
 
 
 def _read_header(kind: str, header: dict[str, Any], payload: bytes) -> Frame:
