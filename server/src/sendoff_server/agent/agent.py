@@ -18,6 +18,7 @@ from sendoff_server.agent.control import Control
 from sendoff_server.agent.intake import Intake
 from sendoff_server.agent.rates import Rates
 from sendoff_server.agent.status import Status
+from sendoff_server.agent.storms import Storms
 from sendoff_server.agent.web import Web
 from sendoff_server.agent.windows import Windows
 from sendoff_server.aggregate import Limits, make_core
@@ -102,11 +103,13 @@ class Agent:
         self.delivery = Delivery(spool, outputs, books=self.books)
         self.committer = Committer(spool, self._on_pressure, self.delivery.wake)
         self.windows = Windows(self.core, spool)
+        self.storms = Storms(settings.spool.storm, spool.epoch)
         self.intake = Intake(
             self.core,
             self.clients,
             self.committer,
             host=settings.agent.host,
+            storms=self.storms,
             clock=self._clock,
             running=self._running,
         )
@@ -179,8 +182,20 @@ class Agent:
                     each.sweep()
             self.rates.note(self.status_of.totals())
             await self.windows.turn(self._clock())
+            await self._unfold()
             self.delivery.wake()
             await self._store_clients(STATES_A_TICK, fold=fold)
+
+    async def _unfold(self) -> None:
+        """Of each storm whose minute is over, let the one go out that stands for all."""
+        assert self._spool is not None
+        keys = self.storms.over(self._running(), self.committer.given, self.committer.stored)
+        try:
+            if keys:
+                await self._spool.unfold(keys)
+        except SpoolError as error:
+            self.storms.again(keys)
+            log.error("%d folded exceptions wait for the disk: %s", len(keys), error)
 
     async def _store_clients(self, most: int, *, fold: bool = False) -> None:
         assert self._spool is not None
@@ -230,6 +245,7 @@ class Agent:
             each.close()  # lines that have no end count as cut off, in the last of the windows
         await self.windows.turn(self._clock(), everything=True)
         await self._store_clients(len(self.clients))
+        await self._unfold_all()
         await self.delivery.stop(max(0.0, end - self._running()))
         self.committer.give_up()
         self.windows.give_up()
@@ -237,6 +253,13 @@ class Agent:
             await self._web.stop()
         await asyncio.to_thread(self._spool.close)
         self.phase = "stopped"
+
+    async def _unfold_all(self) -> None:
+        assert self._spool is not None
+        try:
+            await self._spool.unfold()
+        except SpoolError as error:
+            log.error("what was folded goes out at the next start: %s", error)
 
     async def _read_the_rest(self, until: float) -> None:
         """Read and store, a piece at a time, what the kernel holds: of a client that has died nobody else has it."""

@@ -59,6 +59,8 @@ class Committer:
         self._on_stored = on_stored
         self._queue: deque[_Entry] = deque()
         self._bytes = 0
+        self.given = 0
+        """Entries that were ever handed in."""
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -75,6 +77,11 @@ class Committer:
     @property
     def waiting(self) -> int:
         return len(self._queue)
+
+    @property
+    def stored(self) -> int:
+        """How many of the entries that were ever handed in are stored."""
+        return self.given - len(self._queue)
 
     def add(self, event: EventIn, client: Client) -> None:
         """An event that is acknowledged to its client once it is stored."""
@@ -98,6 +105,7 @@ class Committer:
     def _append(self, entry: _Entry) -> None:
         self._queue.append(entry)
         self._bytes += entry.size
+        self.given += 1
         self._idle.clear()
         self._wake.set()
         if not self.pressed and self._bytes >= HIGH_BYTES:

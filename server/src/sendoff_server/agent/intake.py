@@ -15,6 +15,7 @@ from sendoff_server.agent.clients import Client, Clients
 from sendoff_server.agent.commit import Committer
 from sendoff_server.agent.events import event_line, found_line, make_id
 from sendoff_server.agent.points import count_points
+from sendoff_server.agent.storms import Fold, Storms
 from sendoff_server.aggregate import Core, Found
 from sendoff_server.inputs import Link
 from sendoff_server.spool import ClientState, EventIn, Refusal
@@ -42,6 +43,7 @@ class Intake:
         committer: Committer,
         *,
         host: str,
+        storms: Storms,
         clock: Callable[[], int],
         running: Callable[[], float],
         chance: Callable[[int], bytes] = os.urandom,
@@ -57,6 +59,7 @@ class Intake:
         self.repeats = 0
         """Durable frames and points' frames that had been here before."""
         self._host = host
+        self._storms = storms
         self._chance = chance
         self._sources: set[str] = set()
         self._tags: dict[tuple[str, str], Tags] = {}
@@ -116,15 +119,27 @@ class Intake:
             self.repeats += 1
             return None
         client.drops(frame.dropped)
-        line = event_line(frame, client.state)
+        source = self._source(client.state.service)
+        fold = self._fold(frame, client, source)
+        line = b"" if fold and fold.has_line else event_line(frame, client.state)
         if len(line) > MAX_LINE:
             client.refused.append((frame.seq, "payload_too_long"))
             self.committer.touch(client, _refusal(frame.id if frame.confirm else "", client, "payload_too_long"))
             return FrameError("payload_too_long", f"the event's line would have {len(line)} bytes", seq=frame.seq)
         client.state.events += 1
-        client.state.source = source = self._source(client.state.service)
-        self.committer.add(EventIn(line, frame.id, source, frame.confirm, client=frame.client), client)
+        client.state.source = source
+        if fold:
+            fold.has_line = True
+        key = fold.key if fold else ""
+        self.committer.add(EventIn(line, frame.id, source, frame.confirm, key, client=frame.client), client)
         return None
+
+    def _fold(self, frame: Frame, client: Client, source: str) -> Fold | None:
+        """What an exception is counted under because too many like it came. One that is asked about is always kept."""
+        if frame.kind != "exception" or frame.confirm or not frame.body:
+            return None
+        kind = (source, client.state.service, client.state.env, frame.body["fingerprint"])
+        return self._storms.count(kind, self.running())
 
     def _take_metrics(self, frame: Frame, client: Client) -> None:
         if not client.points(frame.n, count_points(frame.payload), self.running()):

@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from sendoff_server.spool import receipts
+from sendoff_server.spool import folding, receipts
 from sendoff_server.spool.accounts import Tally
 from sendoff_server.spool.items import EVENTS, JOURNAL, add_item, runs
 from sendoff_server.spool.records import UNASSIGNED, EventIn, OutputSpec, Rotation
 from sendoff_server.spool.room import has_room
 from sendoff_server.spool.sql import tell
 from sendoff_server.spool.writer import Put, Transaction
-
-BATCH_EVENTS = 1_000
-BATCH_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +42,54 @@ class Copied:
         )
 
 
+def assigned(outputs: Sequence[OutputSpec]) -> Sequence[OutputSpec]:
+    """The outputs that messages are kept for."""
+    return outputs or [OutputSpec(UNASSIGNED, 10_000)]
+
+
+def wanting_events(outputs: Sequence[OutputSpec]) -> list[str]:
+    """Names of the outputs that events are kept for."""
+    return [output.name for output in assigned(outputs) if output.events]
+
+
+def batch_header(name: str, kind: str, lines: int, made_ms: int, agent: str, host: str) -> dict[str, Any]:
+    """A batch's header (wire format, section 6)."""
+    return {
+        "batch": name,
+        "schema": 1,
+        "type": kind,
+        "count": lines,
+        "agent": agent,
+        "made": made_ms,
+        "host": host,
+    }
+
+
 class Intake:
     """Stores for the outputs of this run."""
 
     def __init__(self, outputs: Sequence[OutputSpec], agent: str, host: str, epoch: int) -> None:
-        self._outputs = outputs or [OutputSpec(UNASSIGNED, 10_000)]
+        self._outputs = assigned(outputs)
         self._agent = agent
         self._host = host
         self._epoch = epoch
         self._numbers = count(1)
+        self._wanting = wanting_events(outputs)
 
     def header(self, name: str, kind: str, lines: int, made_ms: int) -> dict[str, Any]:
         """A batch's header (wire format, section 6)."""
-        return {
-            "batch": name,
-            "schema": 1,
-            "type": kind,
-            "count": lines,
-            "agent": self._agent,
-            "made": made_ms,
-            "host": self._host,
-        }
+        return batch_header(name, kind, lines, made_ms, self._agent, self._host)
 
     def store(self, transaction: Transaction, puts: Sequence[Put], now_ms: int) -> None:
         """All events of a group of puts, as few batches as the caps allow, and the clients that they came from."""
-        for events in _cut([event for put in puts for event in put.events]):
-            self._store_batch(transaction, events, now_ms)
+        events = [event for put in puts for event in put.events]
+        folded = [event for event in events if event.fold]
+        for piece in _cut([event for event in events if not event.fold]):
+            self._store_batch(transaction, piece, now_ms)
+        if folded:
+            self._receive(transaction.tally, folded)
+            if self._wanting:
+                folding.keep(transaction.connection, folded, transaction.ran_ms)
         clients = {row[0]: row for put in puts for row in put.clients}
         tell(transaction.connection, "set_client", clients.values())
         refusals = [refusal for put in puts for refusal in put.refusals]
@@ -79,15 +98,9 @@ class Intake:
     def _store_batch(self, transaction: Transaction, events: list[EventIn], now_ms: int) -> None:
         # Never used again, even if this commit fails: a number says nothing, and the epoch is new with each start.
         name = f"ev-{self._agent}-{self._epoch}-{next(self._numbers)}"
-        counts = Counter(event.source for event in events)
-        for output in self._outputs:
-            for source, n in counts.items():
-                transaction.tally.events(source, output.name, "received", n)
-                if not output.events:
-                    transaction.tally.events(source, output.name, "not_routed", n)
-        wanting = [output.name for output in self._outputs if output.events]
+        counts = self._receive(transaction.tally, events)
         item = None
-        if wanting:
+        if self._wanting:
             lines = [event.line for event in events]
             header = self.header(name, "events", len(lines), now_ms)
             sources = runs(event.source for event in events)
@@ -98,10 +111,26 @@ class Intake:
                 lines,
                 counts=counts,
                 sources=sources,
-                outputs=wanting,
+                outputs=self._wanting,
                 born=transaction.ran_ms,
             )
         receipts.keep(transaction.connection, events, item, self._outputs, now_ms, transaction.ran_ms)
+
+    def _receive(self, tally: Tally, events: Sequence[EventIn]) -> Counter[str]:
+        """Count events as received, and those that nobody wants; how many there are of each source."""
+        counts = Counter(event.source for event in events)
+        for output in self._outputs:
+            for source, n in counts.items():
+                tally.events(source, output.name, "received", n)
+                if not output.events:
+                    tally.events(source, output.name, "not_routed", n)
+        return counts
+
+    def unfold(self, transaction: Transaction, keys: Sequence[str] | None, now_ms: int) -> int:
+        """The minute of these folds (None: of all) is over: one line goes out for each. How many there were."""
+        name = f"ev-{self._agent}-{self._epoch}-{next(self._numbers)}"
+        header = self.header(name, "events", 0, now_ms)
+        return folding.unfold(transaction.connection, transaction.tally, keys, header, self._wanting)
 
     def count_lost_events(self, tally: Tally, by_source: Mapping[str, int], reason: str) -> None:
         """Events that were received but could not be stored."""
@@ -166,7 +195,7 @@ def _cut(events: Sequence[EventIn]) -> Iterator[list[EventIn]]:
     piece: list[EventIn] = []
     size = 0
     for event in events:
-        if piece and (len(piece) == BATCH_EVENTS or size + len(event.line) > BATCH_BYTES):
+        if piece and (len(piece) == folding.BATCH_EVENTS or size + len(event.line) > folding.BATCH_BYTES):
             yield piece
             piece, size = [], 0
         piece.append(event)

@@ -25,7 +25,28 @@ SELECT book, source, output, name, reason, n FROM count WHERE n <> 0;
 -- What the rows say is pending: events by output and source, points by output.
 SELECT d.kind = 0, d.output, c.source, sum(c.n)
 FROM delivery d JOIN content c ON c.item = d.item
-GROUP BY d.kind = 0, d.output, c.source;
+GROUP BY d.kind = 0, d.output, c.source
+UNION ALL
+SELECT 1, o.value, f.source, sum(f.n)
+FROM fold f JOIN json_each(coalesce((SELECT value FROM meta WHERE key = 'fold_outputs'), '[]')) o
+GROUP BY o.value, f.source;
+
+-- name: fold
+-- Count exceptions of a storm; the first of them stands for all.
+INSERT INTO fold (key, source, began, n, line) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET n = n + excluded.n;
+
+-- name: folds
+-- What stands for the exceptions of a storm: of some keys, or all.
+SELECT source, n, began, line FROM fold WHERE :keys IS NULL OR key IN (SELECT value FROM json_each(:keys)) ORDER BY source, began, key;
+
+-- name: drop_folds
+-- Folds that went into a batch: of some keys, or all.
+DELETE FROM fold WHERE :keys IS NULL OR key IN (SELECT value FROM json_each(:keys));
+
+-- name: folding
+-- How many folds there are, and how many exceptions they count.
+SELECT count(*), coalesce(sum(n), 0) FROM fold;
 
 -- name: add_item
 -- Keep one item.

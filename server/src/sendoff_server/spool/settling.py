@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from sendoff_server.spool import receipts
+from sendoff_server.spool.folding import weight
 from sendoff_server.spool.items import EVENTS, SNAPSHOT, add_item, checksum, runs, take, unseal
 from sendoff_server.spool.leasing import points_of
 from sendoff_server.spool.records import Dead, Delivered, RefusedLine, Sealed, Settlement, Split
@@ -42,7 +43,7 @@ def settle(transaction: Transaction, output: str, settlements: Sequence[Settleme
         elif take(transaction.connection, output, batch.item) is not None:
             share = _sharer(kind, lines, n, sources, batch)
             if isinstance(settlement, Delivered):
-                _delivered(transaction, output, settlement, kind, share, now_ms)
+                _delivered(transaction, output, settlement, kind, sources, share, now_ms)
             else:
                 every = range(1, lines + 1)
                 words = refusal_words(settlement)
@@ -52,15 +53,20 @@ def settle(transaction: Transaction, output: str, settlements: Sequence[Settleme
 
 
 Share = Callable[[Iterable[int]], dict[str, int]]
-"""Line numbers to what they hold: events by source, or points under ''."""
+"""Line numbers to what they hold: events by source (with those that a line stands for), or points under ''."""
 
 
 def _sharer(kind: int, lines: int, n: int, sources: str, batch: Sealed) -> Share:
     """How to count lines of a batch. All lines of a snapshot together are what its row says, without decoding it."""
 
+    by_line = _by_line(sources) if kind == EVENTS else []
+    weights = [weight(line) for line in unseal(batch.blob)[1]] if kind == EVENTS and n != lines else [1] * lines
+
     def events(numbers: Iterable[int]) -> dict[str, int]:
-        by_line = _by_line(sources)
-        return Counter(by_line[number - 1] for number in numbers)
+        found: Counter[str] = Counter()
+        for number in numbers:
+            found[by_line[number - 1]] += weights[number - 1]
+        return found
 
     def points(numbers: Iterable[int]) -> dict[str, int]:
         wanted = list(numbers)
@@ -78,13 +84,19 @@ def _by_line(sources: str) -> list[str]:
 
 
 def _delivered(
-    transaction: Transaction, output: str, settlement: Delivered, kind: int, share: Share, now_ms: int
+    transaction: Transaction, output: str, settlement: Delivered, kind: int, sources: str, share: Share, now_ms: int
 ) -> None:
     batch = settlement.batch
     refused = {line.line: line for line in settlement.refused if 1 <= line.line <= batch.lines}
     dead = share(sorted(refused))
     whole = share(range(1, batch.lines + 1))
-    _count(transaction, output, kind, "delivered", {key: n - dead.get(key, 0) for key, n in whole.items()})
+    taken = {key: n - dead.get(key, 0) for key, n in whole.items()}
+    if kind == EVENTS and batch.n != batch.lines:  # what a line stands for beside itself is folded into it
+        by_line = _by_line(sources)
+        own = Counter(by_line[number - 1] for number in range(1, batch.lines + 1) if number not in refused)
+        _count(transaction, output, kind, "folded", {source: n - own[source] for source, n in taken.items()})
+        taken = own
+    _count(transaction, output, kind, "delivered", taken)
     _count(transaction, output, kind, "dead", dead)
     by_words: dict[tuple[str, str], list[RefusedLine]] = {}
     for line in refused.values():
@@ -174,4 +186,7 @@ def _piece(kind: int, piece: Sequence[bytes], sources: str, start: int, stop: in
     if kind == SNAPSHOT:
         return {"": sum(map(points_of, piece))}, msgspec.Raw(sources.encode())
     named = _by_line(sources)[start:stop]
-    return Counter(named), runs(named)
+    counts: Counter[str] = Counter()
+    for source, line in zip(named, piece, strict=True):
+        counts[source] += weight(line)
+    return counts, runs(named)

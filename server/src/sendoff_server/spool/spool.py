@@ -8,6 +8,7 @@ for the books, so that a long merge holds up neither commits nor a status page. 
 """
 
 import asyncio
+import json
 import logging
 import os
 import threading
@@ -21,10 +22,10 @@ from typing import Any, TypeVar
 import apsw
 
 from sendoff_server.ledger import Books
-from sendoff_server.spool import accounts, leasing, receipts
+from sendoff_server.spool import accounts, folding, leasing, receipts
 from sendoff_server.spool.database import connect_reader, open_database
 from sendoff_server.spool.errors import SpoolFailed
-from sendoff_server.spool.intake import Copied, Intake, count_rotation
+from sendoff_server.spool.intake import Copied, Intake, batch_header, count_rotation, wanting_events
 from sendoff_server.spool.items import read_waiting
 from sendoff_server.spool.lock import Lock
 from sendoff_server.spool.outputs import reconcile
@@ -149,7 +150,7 @@ class Spool:
             connection, quarantined = open_database(path, now_ms)
             try:
                 _sync_folders(path)
-                _begin_run(connection, now_ms)
+                _begin_run(connection, now_ms, host, outputs)
                 reconcile(connection, outputs, now_ms)
                 spool = cls(path, connection, lock, reserve, outputs, merge, host, limits, clock, running)
             except (apsw.Error, OSError) as error:
@@ -277,9 +278,18 @@ class Spool:
 
         return await self._writer.submit(fold)
 
+    async def unfold(self, keys: Sequence[str] | None = None) -> int:
+        """Send out one line for each of these folds (all, if None) in place of what they count; how many there were.
+
+        Nothing that names one of them may be put afterwards. Raises ``SpoolFailed``.
+        """
+        now_ms = self._clock()
+        return await self._writer.submit(lambda transaction: self._intake.unfold(transaction, keys, now_ms))
+
     async def stats(self) -> dict[str, Any]:
         """Sizes and numbers for the status page; bytes and ms."""
         size, backlog, dead = await self._looking.run(_look)
+        ((lines, exceptions),) = await self._looking.run(partial(ask, query="folding"))
         return {
             "path": str(self._path),
             "used_bytes": size,
@@ -294,6 +304,7 @@ class Spool:
             "quarantined": [str(kept) for kept in sorted((self._path / "quarantine").glob("*"))],
             "waiting": backlog,
             "dead_letters": dead,
+            "folding": {"lines": lines, "exceptions": exceptions},
         }
 
     def close(self) -> None:
@@ -388,14 +399,23 @@ def _meta(connection: apsw.Connection, key: str) -> Any:
     return ask(connection, "get_meta", {"key": key})[0][0]
 
 
-def _begin_run(connection: apsw.Connection, now_ms: int) -> None:
-    """A new epoch, higher than any before, even if the clock went back or the spool was restored from a copy."""
+def _begin_run(connection: apsw.Connection, now_ms: int, host: str, outputs: Sequence[OutputSpec]) -> None:
+    """A new epoch, higher than any before, even if the clock went back or the spool was restored from a copy.
+
+    What the run before had folded goes out now, for the outputs that it had.
+    """
     with connection:
         known = {row[0]: row[1] for row in ask(connection, "meta")}
         values = {
             "agent_id": known.get("agent_id") or os.urandom(16).hex(),
             "epoch": max(int(known.get("epoch", 0)) + 1, now_ms),
         }
+        tally = accounts.Tally()
+        name = f"ev-{values['agent_id']}-{values['epoch']}-0"
+        header = batch_header(name, "events", 0, now_ms, str(values["agent_id"]), host)
+        folding.unfold(connection, tally, None, header, json.loads(known.get("fold_outputs", "[]")))
+        tally.write(connection)
+        values["fold_outputs"] = json.dumps(wanting_events(outputs))
         for key, value in values.items():
             ask(connection, "set_meta", {"key": key, "value": value})
 

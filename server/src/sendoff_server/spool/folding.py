@@ -1,0 +1,105 @@
+"""Folds: repeats of one exception that are only counted, and the one that stands for all when their minute is over.
+
+While a fold stands in its table, all that it counts is pending for every output that wants events. Then one line goes
+out for them, with ``repeats`` saying how many more it stands for; delivered, it counts as one delivered, the rest
+folded. Refused or lost, all that it stands for is.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import apsw
+import msgspec
+
+from sendoff_server.spool.accounts import Tally
+from sendoff_server.spool.items import EVENTS, add_item, runs
+from sendoff_server.spool.records import EventIn
+from sendoff_server.spool.sql import ask, tell
+
+log = logging.getLogger(__name__)
+
+BATCH_EVENTS = 1_000
+BATCH_BYTES = 1024 * 1024
+
+
+class _Repeats(msgspec.Struct):
+    repeats: int = 0
+
+
+_decoder = msgspec.json.Decoder(_Repeats)
+
+
+def weight(line: bytes) -> int:
+    """How many events a line of an events batch stands for, itself included."""
+    return 1 + _decoder.decode(line).repeats
+
+
+def keep(connection: apsw.Connection, events: Iterable[EventIn], ran_ms: int) -> None:
+    """Count events into their folds. The first of a fold brings the line; the lines of the others do not matter."""
+    counts: Counter[str] = Counter()
+    first: dict[str, EventIn] = {}
+    for event in events:
+        counts[event.fold] += 1
+        first.setdefault(event.fold, event)
+    rows = [(key, first[key].source, ran_ms, n, first[key].line) for key, n in counts.items()]
+    tell(connection, "fold", rows)
+
+
+def unfold(
+    connection: apsw.Connection,
+    tally: Tally,
+    keys: Sequence[str] | None,
+    header: Mapping[str, Any],
+    outputs: Sequence[str],
+) -> int:
+    """Move folds into events batches of ``outputs``: those of these keys, or all. How many lines they became.
+
+    ``header`` is a batch's, without its count; its id gets a number at its end.
+    """
+    wanted = None if keys is None else msgspec.json.encode(keys).decode()
+    moved = 0
+    for number, piece in enumerate(_pieces(ask(connection, "folds", {"keys": wanted}), tally, outputs)):
+        named = {**header, "batch": f"{header['batch']}-{number}", "count": len(piece)}
+        counts: Counter[str] = Counter()
+        for source, n, _, _ in piece:
+            counts[source] += n
+        add_item(
+            connection,
+            EVENTS,
+            named,
+            [line for _, _, _, line in piece],
+            counts=counts,
+            sources=runs(source for source, _, _, _ in piece),
+            outputs=outputs,
+            born=min(began for _, _, began, _ in piece),
+        )
+        moved += len(piece)
+    ask(connection, "drop_folds", {"keys": wanted})
+    return moved
+
+
+Row = tuple[str, int, int, bytes]
+"""Source, how many, when the first came (ms of running time), and the line that stands for them."""
+
+
+def _pieces(rows: Iterable[tuple[Any, ...]], tally: Tally, outputs: Sequence[str]) -> Iterator[list[Row]]:
+    """What fits one batch each, with lines that say how many they stand for."""
+    piece: list[Row] = []
+    size = 0
+    for source, n, began, line in rows:
+        try:
+            whole = msgspec.json.encode({**msgspec.json.decode(line), "repeats": n - 1})
+        except (msgspec.DecodeError, TypeError) as error:
+            log.error("%d exceptions of %s are lost: the line that stands for them is damaged: %s", n, source, error)
+            for output in outputs:
+                tally.events(source, output, "lost", n, "damaged")
+            continue
+        if piece and (len(piece) == BATCH_EVENTS or size + len(whole) > BATCH_BYTES):
+            yield piece
+            piece, size = [], 0
+        piece.append((source, n, began, whole))
+        size += len(whole) + 1
+    if piece:
+        yield piece
