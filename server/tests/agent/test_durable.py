@@ -212,7 +212,7 @@ async def test_a_connection_that_is_let_go_while_an_answer_waits_is_forgotten(tm
     late = 0.0
 
     def running_s() -> float:
-        return asyncio.get_running_loop().time() + late
+        return time.monotonic() + late
 
     async with running(tmp_path, running=running_s) as agent:
         deaf = FrameClient(agent, A)
