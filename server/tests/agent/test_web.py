@@ -184,7 +184,7 @@ async def test_the_heading_is_the_answer(tmp_path: Path) -> None:
     async with running(tmp_path) as agent:
         found = await status(agent)
     fine = {"name": "main", "type": "gateway", "url": "https://x.example", "state": "flowing", "last_error": None,
-            "next_try_s": 0.0, "oldest_pending_ms": None}  # fmt: skip
+            "next_try_s": 0.0, "oldest_pending_ms": None, "shelved": 0}  # fmt: skip
     away = {**fine, "name": "eu", "state": "waiting", "last_error": "503", "next_try_s": 4.0}
     books = found["books"]
     lost = {"source": "s", "received": 3, "journaled": 1, "lost": {"disk_failed": 2}}

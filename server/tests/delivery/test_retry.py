@@ -20,12 +20,23 @@ CALM = Situation(
 )
 
 CASES = [
-    ("no answer", {"status": None}, "wait"),
-    ("nonsense", {"status": 200}, "wait"),
-    ("5xx", {"status": 599}, "wait"),
-    ("408", {"status": 408}, "wait"),
-    ("425", {"status": 425}, "wait"),
+    ("no answer", {"status": None}, "again"),
+    ("nonsense", {"status": 200}, "again"),
+    ("5xx", {"status": 599}, "again"),
+    ("408", {"status": 408}, "again"),
+    ("425", {"status": 425}, "again"),
     ("429", {"status": 429}, "wait"),
+    ("429, though others were taken", {"status": 429, "blamed": True}, "wait"),
+    ("no connection", {"status": None, "reached": False}, "wait"),
+    ("no connection, though others were taken", {"status": None, "reached": False, "blamed": True}, "wait"),
+    ("5xx together", {"status": 500, "batches": 2}, "wait"),
+    ("5xx for a probe", {"status": 500, "parked": True, "blamed": True}, "wait"),
+    ("5xx again", {"status": 500, "failures": 1}, "again"),
+    ("5xx until its patience is used up", {"status": 500, "failures": 2}, "turn"),
+    ("5xx for the next while another has used it up", {"status": 500, "turning": True}, "turn"),
+    ("5xx though others were taken", {"status": 500, "blamed": True}, "shelve"),
+    ("no answer though others were taken", {"status": None, "blamed": True, "failures": 9}, "shelve"),
+    ("5xx though others were taken, like too many", {"status": 500, "blamed": True, "shelved": 101}, "again"),
     ("401", {"status": 401}, "park"),
     ("redirect", {"status": 302}, "park"),
     ("409", {"status": 409}, "park"),
@@ -59,6 +70,11 @@ SITUATIONS = st.builds(
     proven=st.booleans(),
     aside=st.integers(0, 100),
     parked=st.booleans(),
+    reached=st.booleans(),
+    failures=st.integers(0, 10**6),
+    turning=st.booleans(),
+    blamed=st.booleans(),
+    shelved=st.integers(0, 200),
 )
 
 
@@ -66,9 +82,11 @@ SITUATIONS = st.builds(
 def test_every_wait_is_bounded_and_never_shorter_than_asked(situation: Situation, chance: float) -> None:
     decision = decide(situation, chance)
     assert 0 <= decision.wait_s <= max(CEILING_S, PROBE_CEILING_S, RETRY_AFTER_CEILING_S + 5)
-    if decision.action in ("wait", "park"):
+    if decision.action not in ("alone", "split", "dead"):
         assert decision.wait_s > 0
-        assert decision.wait_s >= min(situation.retry_after_s or 0, RETRY_AFTER_CEILING_S)
+    if decision.action not in ("alone", "split", "dead", "aside"):
+        pause = decision.pause_s if decision.action == "shelve" else decision.wait_s
+        assert pause >= min(situation.retry_after_s or 0, RETRY_AFTER_CEILING_S)
 
 
 @given(SITUATIONS, st.floats(0, 1, exclude_max=True))

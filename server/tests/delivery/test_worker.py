@@ -1,16 +1,19 @@
 """A worker against a destination that fails in every way there is."""
 
 import asyncio
+import json
 import logging
 from email.utils import formatdate
+from itertools import pairwise
 
 import pytest
 
+from sendoff_server.aggregate import Rotation
 from sendoff_server.delivery import Worker
 from sendoff_server.spool import Spool, SpoolFailed
 from server.tests.outputs.destination import Answer, Destination, cut_short, reset, results, say, status
 
-from .conftest import MakeWorker, ManualClock, event, settled
+from .conftest import NOW, MakeWorker, ManualClock, event, settled
 
 
 async def put(spool: Spool, *words: str, together: bool = False) -> None:
@@ -349,6 +352,153 @@ async def test_a_new_batch_is_sent_at_once_while_a_refused_one_is_aside(
     assert (await numbers(spool))[0] == 1
 
 
+@pytest.mark.parametrize("failure", [status(500), status(503), status(408), reset, cut_short, say("<html>")], ids=str)
+async def test_a_batch_that_a_destination_fails_on_holds_up_no_other_and_is_kept(
+    failure: Answer,
+    worker: MakeWorker,
+    spool: Spool,
+    destination: Destination,
+    clock: ManualClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await put(spool, "a", "poison", *["a"] * 6)
+    destination.always = destination.fail_on(b"poison", failure)
+    one = worker(timeout=1)
+    for _ in range(30):
+        if await numbers(spool) == (7, 1, 0):
+            break
+        clock.seconds += await one.step()
+    assert await numbers(spool) == (7, 1, 0), "all others are delivered"
+    for _ in range(3):  # it is found to be to blame when it fails once more
+        clock.seconds += await one.step()
+    assert (one.state, one.shelved) == ("flowing", 1)
+    assert one.oldest_ms is not None
+    for number in range(100, 110):
+        await spool.put([event(number)], [])
+        assert await one.step() == 0
+    assert await numbers(spool) == (17, 1, 0), "what is new is not held up"
+    for _ in range(12):
+        clock.seconds += await one.step()
+    assert await numbers(spool) == (17, 1, 0), "it is never split, and never buried"
+    assert one.counters.splits == 0
+    assert sum("fails on" in record.message for record in caplog.records) == 1
+    destination.always = None
+    clock.seconds += 600
+    await settled(one, clock)
+    assert await numbers(spool) == (18, 0, 0)
+    assert repr(one).startswith("<Worker main flowing")
+    assert not (one.shelved or one.oldest_ms)
+
+
+async def test_a_batch_that_a_destination_fails_on_waits_longer_each_time_up_to_five_minutes(
+    worker: MakeWorker, spool: Spool, destination: Destination, clock: ManualClock
+) -> None:
+    await put(spool, "poison", "a")
+    tried: list[float] = []
+
+    async def note(request, batches):  # type: ignore[no-untyped-def]
+        if any(b"poison" in line for batch in batches for line in batch.lines):
+            tried.append(clock.seconds)
+        return await destination.fail_on(b"poison", status(500))(request, batches)
+
+    destination.always = note
+    one = worker()
+    while len(tried) < 20:
+        clock.seconds += await one.step()
+    waits = [after - before for before, after in pairwise(tried)]
+    assert waits[-8:] == sorted(waits[-8:])
+    assert waits[-1] == pytest.approx(225, abs=1)
+
+
+async def test_metrics_get_past_an_event_that_the_destination_fails_on(
+    worker: MakeWorker, spool: Spool, destination: Destination, clock: ManualClock
+) -> None:
+    await put(spool, "poison")
+    await spool.journal(Rotation((spool.epoch, 1), NOW, [counter(spool, 1)], {"shop": 1}, {}, {"shop": 1}, {}, []))
+    destination.always = destination.fail_on(b"poison", status(500))
+    one = worker()
+    for _ in range(8):
+        clock.seconds += await one.step()
+    assert await numbers(spool) == (0, 1, 0)
+    (book,) = (book for book in (await spool.books()).points_out if book.output == "main")
+    assert (book.delivered, book.pending) == (1, 0)
+
+
+async def test_while_everything_fails_one_at_a_time_is_tried_in_turn_and_all_of_it_waits(
+    worker: MakeWorker, spool: Spool, destination: Destination, clock: ManualClock
+) -> None:
+    await put(spool, *["a"] * 4)
+    destination.always = status(500)
+    one = worker()
+    waits = []
+    for _ in range(14):
+        waits.append(await one.step())
+        clock.seconds += waits[-1]
+    first, *alone = destination.requests
+    assert len(first) == 4
+    names = {name: at for at, name in enumerate(first)}
+    assert [[names[name] for name in request] for request in alone] == [
+        [at] for at in (0, 0, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2)
+    ]
+    assert waits[-5:] == [30] * 5
+    assert (one.state, one.shelved) == ("waiting", 0), "nothing says that a batch is at fault"
+    destination.always = None
+    await settled(one, clock)
+    assert await numbers(spool) == (4, 0, 0)
+
+
+async def test_a_destination_that_cannot_be_reached_makes_no_batch_a_suspect(
+    worker: MakeWorker, spool: Spool, destination: Destination, clock: ManualClock
+) -> None:
+    await put(spool, "a", "b")
+    await destination.stop()
+    one = worker()
+    for _ in range(8):
+        clock.seconds += await one.step()
+    assert not one._suspects._failing
+    await destination.start()
+    await settled(one, clock)
+    assert await numbers(spool) == (2, 0, 0)
+
+
+async def test_a_batch_that_asks_for_pauses_gives_the_whole_destination_its_pause_and_holds_up_no_other(
+    worker: MakeWorker, spool: Spool, destination: Destination, clock: ManualClock
+) -> None:
+    await put(spool, "poison", "a", "b")
+    destination.always = destination.fail_on(b"poison", status(503, Retry_After="20"))
+    one = worker()
+    failed = 0
+    for _ in range(16):
+        wait = await one.step()
+        if one.counters.failed_requests > failed:
+            failed = one.counters.failed_requests
+            assert wait >= 20
+        clock.seconds += wait
+    assert failed >= 5
+    assert await numbers(spool) == (2, 1, 0)
+    assert one.shelved == 1
+
+
+async def test_a_lane_that_hangs_does_not_hold_up_the_others(
+    worker: MakeWorker, spool: Spool, destination: Destination
+) -> None:
+    await put(spool, "poison", *["a"] * 9)
+    destination.always = destination.fail_on(b"poison", destination.hang)
+    one = worker("http", timeout=60)
+    running = asyncio.create_task(one.run())
+    await until(lambda: one.counters.batches == 9)
+    for number in range(100, 105):
+        await spool.put([event(number)], [])
+        one.wake()
+    await until(lambda: one.counters.batches == 14)
+    async with asyncio.timeout(10):
+        while await numbers(spool, "hook") != (14, 1, 0):  # settled, too, while the one hangs
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await one.close()
+    assert await numbers(spool, "hook") == (14, 1, 0)
+
+
 async def test_a_spool_that_fails_to_settle_is_told_again_before_anything_is_sent_again(
     worker: MakeWorker, spool: Spool, destination: Destination, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,6 +538,12 @@ async def test_an_unexpected_exception_is_counted_and_the_worker_goes_on(
     await until(lambda: one.counters.batches == 1)
     task.cancel()
     assert one.counters.crashes == 2
+
+
+def counter(spool: Spool, window: int) -> bytes:
+    """A counter of one point."""
+    line = {"name": "sold", "tags": {}, "unit": "", "type": "counter", "w": [NOW - 1000, 1000]}
+    return json.dumps({**line, "ord": [spool.epoch, window], "sum": 1, "n": 1}).encode()
 
 
 async def until(done: object, seconds: float = 10) -> None:

@@ -147,6 +147,16 @@ class Destination:
 
         return answer
 
+    def fail_on(self, word: bytes, failure: Answer) -> Answer:
+        """Do what ``failure`` does with any body that holds a word; store the others."""
+
+        async def answer(request: web.Request, batches: list[Batch]) -> web.StreamResponse:
+            if any(word in line for batch in batches for line in batch.lines):
+                return await failure(request, batches)
+            return await self._store_all(request, batches)
+
+        return answer
+
     def refuse_bodies_over(self, lines: int) -> Answer:
         """413 for bodies of more lines than that."""
 

@@ -97,12 +97,12 @@ def test_a_bad_certificate_is_named() -> None:
     inner = ssl.SSLCertVerificationError("x")
     inner.verify_message = "certificate has expired"
     error = aiohttp.ClientConnectorCertificateError(key, inner)
-    words = explain(error, "https://gw.example/", 5)
+    words = explain(error, "https://gw.example/")
     assert words == "the certificate of gw.example:443 is not valid: certificate has expired"
 
 
 def test_anything_else_is_still_said() -> None:
-    assert "ValueError" in explain(ValueError("odd"), "http://a/", 5)
+    assert "ValueError" in explain(ValueError("odd"), "http://a/")
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,15 @@ class _Numbers(Collector):
         yield _gauge("sendoff_spool_limit_bytes", "Bytes the spool may use", status["spool"]["limit_bytes"])
         yield _gauge("sendoff_memory_bytes", "Resident memory", status["memory_bytes"])
         flowing = GaugeMetricFamily("sendoff_output_flowing", "1 while an output takes batches", labels=["output"])
+        parked = GaugeMetricFamily("sendoff_output_parked", "1 while an output needs a person", labels=["output"])
+        shelved = GaugeMetricFamily(
+            "sendoff_output_shelved", "Batches an output fails on while it takes others", labels=["output"]
+        )
         for output in status["outputs"]:
             flowing.add_metric([output["name"]], float(output["state"] == "flowing"))
-        yield flowing
+            parked.add_metric([output["name"]], float(output["state"] == "parked"))
+            shelved.add_metric([output["name"]], output["shelved"])
+        yield from (flowing, parked, shelved)
 
 
 def _gauge(name: str, help: str, value: float) -> GaugeMetricFamily:

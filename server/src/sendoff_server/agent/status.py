@@ -41,7 +41,7 @@ KEYS = {
     "clients_known": "how many there are",
     "books": "events, points_in, points_out, lines, folded_clients (lists); balanced, imbalances; in_windows: windows "
     "whose points are not journaled yet, and so in no book",
-    "outputs": "a list: name, type, url, state, last_error, next_try_s, oldest_pending_ms, counters",
+    "outputs": "a list: name, type, url, state, last_error, next_try_s, oldest_pending_ms, shelved, counters",
     "spool": "path, used_bytes, limit_bytes, commits, failures, waiting, blocked (a sentence or null), queued",
     "dead_letters": "a list, the newest 100",
     "kernel_drops": "datagrams the kernel dropped, by input",

@@ -114,6 +114,8 @@ def _outputs(outputs: list[dict[str, Any]]) -> Iterator[str]:
         yield from _section("outputs", [("none is set up, so everything is kept in the spool",)])
     for each in outputs:
         yield from _section("output " + each["name"], [(each["type"], each["url"], each["state"])])
+        if each.get("shelved"):
+            yield f"  takes others, but fails on {each['shelved']} batches, which are tried again in their own time"
         if each.get("last_error"):
             yield f"  {each['last_error']}"
 

@@ -97,8 +97,8 @@ class Delivery:
             await worker.close()
 
     async def _drain(self, worker: Worker) -> None:
-        """Let the round under way end by itself, then go on until nothing is left."""
-        await worker.finish_round()
+        """Let the step under way end by itself, then go on until nothing is left."""
+        await worker.finish_step()
         if task := self._delivering.get(worker):
             task.cancel()
         await worker.drain()
@@ -115,6 +115,7 @@ class Delivery:
                 "last_error_ms": worker.last_error_ms,
                 "next_try_s": round(worker.next_try_s, 3),
                 "oldest_pending_ms": worker.oldest_ms,
+                "shelved": worker.shelved,
                 **asdict(worker.counters),
             }
             for worker in self._workers

@@ -28,6 +28,8 @@ class Trouble:
     """At most 2 KiB of the answer."""
     retry_after_s: float | None = None
     """What the destination asked for."""
+    reached: bool = True
+    """Whether the destination had anything of the request; False if there was no connection to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +56,16 @@ class Output(Protocol):
     def interval_ms(self) -> int: ...
     @property
     def max_batches(self) -> int:
-        """How many batches one request takes."""
+        """How many batches one request takes, at least 1. A request never holds more, nor more than 8 MiB of blobs."""
         ...
 
     @property
     def lanes(self) -> int:
-        """How many requests may be under way at once."""
+        """How many requests may be under way at once, at least 1: ``send`` is called again while others wait for it.
+
+        Each lane goes on by itself, so the order in which batches arrive is no promise. With two or more, one
+        that hangs (on a batch that the destination fails on) does not hold up the others.
+        """
         ...
 
     async def send(self, batches: Sequence[Sealed]) -> Outcome: ...

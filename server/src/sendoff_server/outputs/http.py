@@ -1,7 +1,6 @@
 """HTTP outputs: the requests that all of them make, and the generic one (one batch a request, any service)."""
 
 import asyncio
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -12,7 +11,8 @@ import msgspec
 
 from sendoff_server.delivery.outcome import Outcome, Result, Trouble
 from sendoff_server.delivery.retry import parse_retry_after
-from sendoff_server.outputs.words import explain, explain_status, plain_url
+from sendoff_server.outputs.pace import CONNECT_S, Body, Pace
+from sendoff_server.outputs.words import explain, explain_late, explain_status, never_reached, plain_url
 from sendoff_server.settings import OutputSettings
 from sendoff_server.spool import Sealed
 from sendoff_server.version import __version__
@@ -21,7 +21,6 @@ from sendoff_server.wire.batch import CONTENT_TYPE, Compression, transcode
 ANSWER_BYTES = 4 * 1024 * 1024
 """As much of an answer is read. 64 batches with every line refused stay below it in any honest gateway."""
 EXCERPT_BYTES = 2_048
-CONNECT_S = 10.0
 
 
 class _Problem(msgspec.Struct):
@@ -62,15 +61,24 @@ class Client:
 
     async def post(self, body: bytes, headers: Mapping[str, str] | None = None) -> Answer | Trouble:
         """One request; whatever prevents an answer is a ``Trouble``."""
-        # A file object is written in pieces; aiohttp would write bytes as one, and the loop would wait for it.
-        data = io.BytesIO(body)
+        data = Body(body)
+        pace: Pace | None = None
         try:
-            async with self._ready().post(
-                self.url, data=data, headers={**self._headers, **(headers or {})}, allow_redirects=False
-            ) as response:
-                return Answer(response.status, response.headers, await _read(response))
+            async with asyncio.timeout(None) as limit:
+                pace = Pace(data, self._timeout_s, limit)
+                pace.start()
+                async with self._ready().post(
+                    self.url, data=data, headers={**self._headers, **(headers or {})}, allow_redirects=False
+                ) as response:
+                    pace.answer_began()
+                    return Answer(response.status, response.headers, await _read(response))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            return Trouble(explain(error, self.url, self._timeout_s))
+            late = pace is not None and pace.limit.expired()
+            words = explain_late(pace, self.url) if pace and late else explain(error, self.url)
+            return Trouble(words, reached=late or not never_reached(error))
+        finally:
+            if pace:
+                pace.stop()
 
     def trouble(self, answer: Answer) -> Trouble:
         """An answer that is no success."""
@@ -87,9 +95,8 @@ class Client:
             self._session = aiohttp.ClientSession(
                 # One more than the lanes: the ledger goes beside them.
                 connector=aiohttp.TCPConnector(limit=self._lanes + 1),
-                timeout=aiohttp.ClientTimeout(
-                    total=self._timeout_s, connect=min(CONNECT_S, self._timeout_s), sock_read=self._timeout_s
-                ),
+                # Everything after the connection is bounded by its pace.
+                timeout=aiohttp.ClientTimeout(total=None, connect=min(CONNECT_S, self._timeout_s), sock_read=None),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
             )

@@ -1,11 +1,12 @@
 """What went wrong with a request, in words that a person can act on."""
 
-import asyncio
 import socket
 import ssl
 from urllib.parse import urlsplit
 
 import aiohttp
+
+from sendoff_server.outputs.pace import Pace, len_of
 
 
 def plain_url(url: str) -> str:
@@ -16,14 +17,29 @@ def plain_url(url: str) -> str:
     return f"{parts.scheme}://{host}{port}{parts.path}"
 
 
-def explain(error: BaseException, url: str, timeout_s: float) -> str:
-    """One sentence for an error of aiohttp's or the system's. ``timeout_s``: what the request was given."""
+def never_reached(error: BaseException) -> bool:
+    """Whether there was no connection over which the destination could have got anything."""
+    return isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.ClientSSLError)
+
+
+def explain_late(pace: Pace, url: str) -> str:
+    """One sentence for a request that took too long at what it was doing."""
+    where, limit = _authority(url), f"{pace.timeout_s:g} s"
+    if pace.stage == "sending":
+        size = len_of(pace.body)
+        got = max(0, size - pace.least_left)
+        return f"{where} took {got:,} of {size:,} bytes of the request, and then nothing more for {limit}"
+    if pace.answered:
+        return f"{where} began to answer but did not come to an end within {limit}"
+    return f"{where} took the request but did not answer within {limit}"
+
+
+def explain(error: BaseException, url: str) -> str:
+    """One sentence for an error of aiohttp's or the system's."""
     where = _authority(url)
     match error:
         case aiohttp.ConnectionTimeoutError():
             return f"{where} does not take the connection in time: is it running, and does a firewall let it through?"
-        case asyncio.TimeoutError():
-            return f"{where} took the connection but did not answer within {timeout_s:g} s"
         case aiohttp.ClientConnectorCertificateError():
             return f"the certificate of {where} is not valid: {_certificate(error.certificate_error)}"
         case aiohttp.ClientConnectorDNSError():

@@ -312,7 +312,9 @@ class OutputSettings(_Section):
         default_factory=dict, description="More headers for each request. Their values are treated as secrets"
     )
     timeout: Annotated[Duration, _within(1, 300, units.say_duration)] = Field(
-        default=30.0, description="How long one request may take; what was sent is then sent again under the same id"
+        default=30.0,
+        description="How long a request may make no progress, and how long its answer may take once it is out; "
+        "then the same is sent again under the same id",
     )
 
     @model_validator(mode="after")
