@@ -387,7 +387,8 @@ async def test_a_batch_that_a_destination_fails_on_holds_up_no_other_and_is_kept
     await settled(one, clock)
     assert await numbers(spool) == (18, 0, 0)
     assert repr(one).startswith("<Worker main flowing")
-    assert not (one.shelved or one.oldest_ms)
+    assert one.shelved == 0
+    assert not one.oldest_ms
 
 
 async def test_a_batch_that_a_destination_fails_on_waits_longer_each_time_up_to_five_minutes(
