@@ -278,8 +278,20 @@ async def test_exceptions_of_one_fingerprint_are_one_group_with_its_counts(gatew
     assert {release["release"]: release["count"] for release in group["releases"]} == {"1": 1, "2": 6}
     assert group["place"] == "shop/pay.py:88 in charge"
     assert len(group["events"]) == 3
+    assert (group["in_range"], group["folded_in_range"]) == (7, 4)
     counts = await gateway.get("counts")
     assert (counts["exceptions"], counts["repeats"]) == (4, 4)
+
+
+async def test_an_exception_that_stands_for_others_counts_them_once_however_often_it_comes(gateway: Running) -> None:
+    sent = exception(t=NOW - 30_000, repeats=9_900)
+    for name in ("b-1", "b-1", "b-2"):
+        await gateway.post(batch("events", [sent], name))
+    [group] = (await gateway.get("exceptions"))["exceptions"]
+    assert (group["count"], group["in_range"], group["folded_in_range"]) == (9_901, 9_901, 9_900)
+    assert [event["repeats"] for event in (await gateway.get(f"exceptions/{group['group']}"))["events"]] == [9_900]
+    counts = await gateway.get("counts")
+    assert (counts["exceptions"], counts["repeats"], counts["duplicates"]) == (1, 9_900, 1)
 
 
 async def test_any_text_that_json_can_carry_is_kept_as_it_is(gateway: Running) -> None:

@@ -74,6 +74,14 @@ async def test_every_page_shows_what_came_in(gateway: Running) -> None:
             assert part in text, (path, part)
 
 
+async def test_an_exception_that_stands_for_others_says_so(gateway: Running) -> None:
+    await gateway.post(batch("events", [exception(t=NOW - 30_000, repeats=9_900)]))
+    _, text = await gateway.page("/shop/exceptions/" + "f" * 32)
+    assert text.count("1 of 9,901 shown; 9,900 folded") == 2  # in the range, and of the one that is shown
+    _, text = await gateway.page("/shop/exceptions")
+    assert ">9,901<" in text
+
+
 async def test_hostile_text_is_text_on_every_page(gateway: Running) -> None:
     frame = {"file": HOSTILE, "line": 1, "func": HOSTILE, "module": HOSTILE, "in_app": True, "code": HOSTILE}
     frame |= {"pre": [HOSTILE], "post": [HOSTILE], "vars": {HOSTILE: HOSTILE}}

@@ -88,7 +88,8 @@ def exception(db: apsw.Connection, project: int, fingerprint: str, within: Range
             f"no exceptions have the fingerprint {fingerprint[:64]!r}", "it may be older than the retention"
         )
     found = _group(rows[0])
-    ((found["in_range"],),) = db.execute(LOOK["group_in_range"], (project, fingerprint, within.start, within.end))
+    key = (project, fingerprint, within.start, within.end)
+    ((found["in_range"], found["folded_in_range"]),) = db.execute(LOOK["group_in_range"], key)
     names = ("release", "service", "env", "first_seen", "last_seen", "count")
     found["releases"] = [
         dict(zip(names, row, strict=True)) for row in db.execute(LOOK["releases"], (project, fingerprint))
@@ -184,7 +185,7 @@ def ledger(db: apsw.Connection, project: int) -> Json:
 
 def _group(row: tuple[Any, ...]) -> Json:
     names = ("group", "name", "message", "place", "service", "first_seen", "last_seen", "count", "users", "newest")
-    return dict(zip((*names, "in_range"), row, strict=True))
+    return dict(zip((*names, "in_range", "folded_in_range"), row, strict=True))
 
 
 def _page(rows: Iterable[tuple[Any, ...]], limit: int) -> Json:

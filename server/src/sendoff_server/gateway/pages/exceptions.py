@@ -50,6 +50,7 @@ async def one(scope: Scope, request: web.Request) -> Json:
     return {
         "page": "exceptions",
         "group": group,
+        "folded": _folded(group),
         "title": words.plain(group["name"]),
         "first": words.when(group["first_seen"], scope.now),
         "first_release": min(group["releases"], key=lambda release: release["first_seen"], default=None),
@@ -87,6 +88,12 @@ def _row(group: Json, sparks: dict[str, list[int]], scope: Scope) -> Json:
         "last": words.ago(group["last_seen"], scope.now),
         "first": words.when(group["first_seen"], scope.now),
     }
+
+
+def _folded(group: Json) -> str:
+    """Of a storm only some are stored one by one: how many of them can be looked at, and how many are only counted."""
+    total, folded = group["in_range"], group["folded_in_range"]
+    return f"{total - folded:,} of {total:,} shown; {folded:,} folded" if folded else ""
 
 
 def _receipt(event: Json) -> list[Json]:

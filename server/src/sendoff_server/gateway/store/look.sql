@@ -14,10 +14,10 @@ SELECT name, n FROM counts WHERE project = ?1 ORDER BY name;
 
 -- groups: Exception groups with what they had in a range, by filters that may be missing.
 WITH hit AS (
-    SELECT fingerprint, sum(weight) AS n FROM events
+    SELECT fingerprint, sum(weight) AS n, sum(weight) - count(*) AS folded FROM events
     WHERE project = ?1 AND kind = 'exception' AND t >= ?2 AND t < ?3 GROUP BY fingerprint
 )
-SELECT g.fingerprint, g.name, g.message, g.place, g.service, g.first_seen, g.last_seen, g.count, g.users, g.newest, hit.n
+SELECT g.fingerprint, g.name, g.message, g.place, g.service, g.first_seen, g.last_seen, g.count, g.users, g.newest, hit.n, hit.folded
 FROM hit JOIN exception_groups AS g ON g.project = ?1 AND g.fingerprint = hit.fingerprint
 WHERE (?4 IS NULL OR g.name LIKE ?4 ESCAPE '\' OR g.message LIKE ?4 ESCAPE '\' OR g.place LIKE ?4 ESCAPE '\')
 AND ((?5 IS NULL AND ?6 IS NULL AND ?7 IS NULL) OR EXISTS (
@@ -28,11 +28,11 @@ ORDER BY CASE ?8 WHEN 'count' THEN hit.n WHEN 'users' THEN g.users WHEN 'first' 
 LIMIT ?9 OFFSET ?10;
 
 -- group: One exception group.
-SELECT fingerprint, name, message, place, service, first_seen, last_seen, count, users, newest, NULL
+SELECT fingerprint, name, message, place, service, first_seen, last_seen, count, users, newest, NULL, NULL
 FROM exception_groups WHERE project = ?1 AND fingerprint = ?2;
 
--- group_in_range: How often a group happened in a range.
-SELECT coalesce(sum(weight), 0) FROM events WHERE project = ?1 AND fingerprint = ?2 AND t >= ?3 AND t < ?4;
+-- group_in_range: How often a group happened in a range, and how many of those are folded: counted, but not stored one by one.
+SELECT coalesce(sum(weight), 0), coalesce(sum(weight) - count(*), 0) FROM events WHERE project = ?1 AND fingerprint = ?2 AND t >= ?3 AND t < ?4;
 
 -- newest_group: The group that happened last.
 SELECT fingerprint, name, last_seen FROM exception_groups WHERE project = ?1 ORDER BY last_seen DESC LIMIT 1;
