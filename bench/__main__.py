@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from bench import calls, durable, footprint, ingest, latency
+from bench import calls, durable, footprint, ingest, latency, storm
 from bench.machine import describe
 
 MEASUREMENTS = {
@@ -16,6 +16,7 @@ MEASUREMENTS = {
     "ingest": ingest.measure,
     "durable": durable.measure,
     "latency": latency.measure,
+    "storm": storm.measure,
 }
 
 

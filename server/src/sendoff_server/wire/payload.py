@@ -7,7 +7,9 @@ may be missing.
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 MAX_STRING = 200
 """Bytes of an event's name and of each string of a hello."""
@@ -22,6 +24,7 @@ MAX_INTEGER = 2**53 - 1
 
 FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 _LINKS = frozenset({"cause", "context", "member"})
+_CONTAINERS = frozenset({dict, list})  # what a decoder of JSON makes, and nothing derived from it
 _INSIDE = ("fields", "user", "tags", "request")
 
 
@@ -53,7 +56,7 @@ def _deeper_than(value: Any, levels: int) -> bool:
             child
             for parent in row
             for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, dict | list)
+            if type(child) in _CONTAINERS
         ]
     return False
 
@@ -130,8 +133,39 @@ def _check_link(link: Any, index: int) -> None:
             raise Invalid(at + "parent", "the index of an exception before this one was expected")
         if link.get("link") not in _LINKS:
             raise Invalid(at + "link", "one of cause, context, member was expected")
+    if _are_plain(link.get("frames")):
+        return
     for number, frame in enumerate(_list(link, "frames", at + "frames", most=MAX_FRAMES)):
         _check_frame(frame, f"{at}frames[{number}].")
+
+
+_Lines = Annotated[list[str], msgspec.Meta(max_length=MAX_SOURCE_LINES)]
+
+
+class _Frame(msgspec.Struct, gc=False):
+    """What `_check_frame` asks for, in the library's words."""
+
+    file: str
+    line: Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
+    func: str | None = None
+    module: str | None = None
+    code: str | None = None
+    in_app: bool | None = None
+    pre: _Lines | None = None
+    post: _Lines | None = None
+    vars: dict[str, str] | None = None
+
+
+_Frames = Annotated[list[_Frame], msgspec.Meta(max_length=MAX_FRAMES)]
+
+
+def _are_plain(frames: Any) -> bool:
+    """Whether frames are as they must be. It takes a tenth of the time of looking one by one, which names the fault."""
+    try:
+        msgspec.convert(frames, _Frames)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _check_frame(frame: Any, at: str) -> None:
