@@ -1,4 +1,4 @@
-"""A storm of one exception: what one more of it costs the agent, folded and (with `spool.storm = 0`) kept one by one."""
+"""A storm of one exception: what one more costs the agent, folded and (with `spool.storm = 0`) kept one by one."""
 
 from __future__ import annotations
 

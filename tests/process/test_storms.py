@@ -101,7 +101,7 @@ def test_an_agent_that_is_killed_in_a_storm_leaves_nothing_acknowledged_uncounte
     app = start(stage)
     try:
         for part in (1, 2):
-            wait_until("the storm rages", lambda part=part: _received(stage) >= part * STORM // 3, seconds=SECONDS)  # type: ignore[misc]
+            wait_until("the storm rages", lambda part=part: _received(stage) >= part * STORM // 3, seconds=SECONDS)
             assert agent.process is not None
             agent.process.kill()
             agent.process.wait()
