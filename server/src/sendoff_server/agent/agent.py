@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sendoff_server.agent.backlog import Backlog
 from sendoff_server.agent.clients import Clients
 from sendoff_server.agent.commit import Committer
 from sendoff_server.agent.control import Control
@@ -124,6 +125,7 @@ class Agent:
         self.addresses |= await self._web.start(settings.web.listen, self._control_path())
         self._spawn(self.committer.run(), "commit")
         self._spawn(self._tick_for_ever(), "tick")
+        self._spawn(Backlog(spool, make_core(limits).merge, self._running).run(), "backlog")
         self.delivery.start()
         for each in self._inputs:
             each.start()

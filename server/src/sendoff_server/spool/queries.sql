@@ -272,3 +272,9 @@ SELECT client, at, refused FROM receipt WHERE event = :event;
 -- name: standing
 -- Where an event with a receipt stands, by output.
 SELECT output, state, at, detail, item FROM standing WHERE event = :event ORDER BY output;
+
+-- name: journal_to_merge
+-- Journal rows without their blobs whose windows could be longer, with the outputs that wait for them; oldest first.
+SELECT item, epoch, iif(first, first, window), window, length, made, born, n, decoded, sources,
+    (SELECT json_group_array(output) FROM delivery d WHERE d.item = i.item)
+FROM item i WHERE kind = 2 AND length < :length ORDER BY born, item LIMIT :most;

@@ -1,34 +1,35 @@
 """The durable store of what is not delivered yet: put in, leased to outputs, settled; and the books over all of it.
 
-Three threads beside the caller's: the writer (``writer.py``), one that reads and merges for leases, and one that reads
-for the books, so that a long merge holds up neither commits nor a status page. Every promise is in one place:
+Four threads beside the caller's: the writer (``writer.py``), one that reads and merges for leases (``offering.py``),
+one that merges the backlog (``merging.py``), and one that reads for the books, so that none holds up another. Every
+promise is in one place:
 - acknowledged means synced, with the books that count it, in one transaction (``writer.py``);
 - a sealed batch never changes and keeps its id until it is settled (``leasing.py``, ``settling.py``);
 - damage is set apart and counted, and the rest goes on (``database.py``, ``_lose``).
 """
 
-import asyncio
 import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import apsw
 
 from sendoff_server.ledger import Books
 from sendoff_server.spool import accounts, folding, leasing, receipts
-from sendoff_server.spool.database import connect_reader, open_database
+from sendoff_server.spool.database import open_database
 from sendoff_server.spool.errors import SpoolFailed
 from sendoff_server.spool.intake import Copied, Intake, batch_header, count_rotation, wanting_events
-from sendoff_server.spool.items import read_waiting
 from sendoff_server.spool.lock import Lock
+from sendoff_server.spool.merging import Merging
+from sendoff_server.spool.offering import Offers
 from sendoff_server.spool.outputs import reconcile
+from sendoff_server.spool.reading import Reading
 from sendoff_server.spool.records import (
     ClientState,
     EventIn,
@@ -47,33 +48,10 @@ from sendoff_server.spool.writer import Put, Transaction, Writer, plain
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-DECODED_BYTES = 48 * 1024 * 1024
-"""What the batches of one lease hold together at most, decoded: well under the 64 MiB of a body."""
-
 
 def wall_ms() -> int:
     """Unix time in ms."""
     return time.time_ns() // 1_000_000
-
-
-class _Reading:
-    """A thread with a connection that only reads."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._connection = connect_reader(path)
-
-    async def run(self, work: Callable[[apsw.Connection], T]) -> T:
-        """Run work in the thread. Raises ``SpoolFailed`` when the disk does not give back what is asked."""
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work, self._connection)
-        except apsw.Error as error:
-            raise SpoolFailed(plain(error)) from error
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=True)
-        self._connection.close()
 
 
 class Spool:
@@ -95,14 +73,9 @@ class Spool:
         self._path = path
         self._connection = connection
         self._lock = lock
-        self._outputs = {output.name: output for output in outputs}
-        self._merge = merge
+        self._outputs = sorted(output.name for output in outputs)
         self._clock = clock
         self._limits = limits
-        self._leases = {name: asyncio.Lock() for name in self._outputs}
-        self._leased: dict[str, frozenset[int]] = {}
-        self._moved = set(self._outputs)
-        """Outputs that settled something since their metrics were sealed last."""
         self.host = host
         self.agent_id: str = _meta(connection, "agent_id")
         self.epoch: int = _meta(connection, "epoch")
@@ -114,8 +87,9 @@ class Spool:
         """Where a damaged spool was moved to at this start."""
         self._intake = Intake(outputs, self.agent_id, host, self.epoch)
         self._writer = Writer(connection, self._store, self._admit, limits, reserve, running, clock)
-        self._leasing = _Reading(path / "spool.db", "sendoff-lease")
-        self._looking = _Reading(path / "spool.db", "sendoff-books")
+        self._looking = Reading(path / "spool.db", "sendoff-books")
+        self._offers = Offers(path, self._writer, outputs, merge, self.epoch, self._intake.header, self._lose_items)
+        self._merging = Merging(path / "spool.db", self._writer, outputs, self._offers.locks, self._lose_items)
         self._prune_ms = 0
         self._closed = threading.Lock()
         self._writer.start()
@@ -164,7 +138,7 @@ class Spool:
         return spool
 
     def __repr__(self) -> str:
-        return f"<Spool {self._path} agent {self.agent_id[:8]} epoch {self.epoch} outputs {sorted(self._outputs)}>"
+        return f"<Spool {self._path} agent {self.agent_id[:8]} epoch {self.epoch} outputs {self._outputs}>"
 
     async def put(
         self, events: Sequence[EventIn], clients: Sequence[ClientState], refusals: Sequence[Refusal] = ()
@@ -226,37 +200,13 @@ class Spool:
         interval is over are merged and sealed first: what is sealed cannot be merged any more, so an outage must not
         seal what nobody takes. Raises ``SpoolFailed``, ``KeyError`` for an unknown output.
         """
-        spec = self._outputs[output]
-        async with self._leases[output]:
-            events = await self._waiting("waiting_events", output, max_batches, max_bytes, without)
-            left, room = max_batches - len(events), max_bytes - _size(events)
-            snapshots = await self._waiting("waiting_snapshots", output, max(left, 1), room, without)
-            more = len(snapshots) < left and _size(snapshots) < room
-            if more or (not snapshots and max_batches > 1) or output in self._moved:
-                try:
-                    if await self._seal(spec, now_ms):
-                        self._moved.discard(output)
-                        snapshots = await self._waiting("waiting_snapshots", output, max(left, 1), room, without)
-                except SpoolFailed:
-                    # A disk that takes nothing new must not keep what is sealed from being delivered.
-                    if not (events or snapshots):
-                        raise
-            # However many events there are, one snapshot goes with them, or metrics would wait for their end.
-            while len(events) > 1 and not _fits(events + snapshots[:1], max_batches, max_bytes):
-                events.pop()
-            found = (events + snapshots)[:max_batches]
-            while len(found) > 1 and not _fits(found, max_batches, max_bytes):
-                found.pop()
-            self._lend(output, {batch.item for batch in found}.union(without))
-            return found
+        return await self._offers.lease(output, now_ms, max_batches, max_bytes, without)
 
     async def settle(self, output: str, results: Sequence[Settlement]) -> None:
         """Record what became of batches, for good. Settling one twice changes nothing. Raises ``SpoolFailed``."""
         now_ms = self._clock()
         await self._writer.submit(lambda transaction: settle(transaction, output, results, now_ms), frees=True)
-        if results:
-            self._moved.add(output)
-            self._lend(output, self._leased.get(output, frozenset()) - {result.batch.item for result in results})
+        self._offers.settled(output, {result.batch.item for result in results})
 
     async def expire(self) -> int:
         """Give up what is older than its class's age, counted; the number of rows. Raises ``SpoolFailed``."""
@@ -286,6 +236,14 @@ class Spool:
         now_ms = self._clock()
         return await self._writer.submit(lambda transaction: self._intake.unfold(transaction, keys, now_ms))
 
+    async def merge_backlog(self, merge: leasing.Merge, most: int = 1) -> int:
+        """Give journal rows that wait long longer windows (``merging.py``); how many rows came of it, at most ``most``.
+
+        ``merge``: a core's, which nobody else uses meanwhile. Raises ``SpoolFailed``.
+        """
+        pressure = self._writer.used.metrics / max(self._limits.metrics.bytes, 1)
+        return await self._merging.step(merge, self._intake.header("", "journal", 0, 0), pressure, most)
+
     async def stats(self) -> dict[str, Any]:
         """Sizes and numbers for the status page; bytes and ms."""
         size, backlog, dead = await self._looking.run(_look)
@@ -312,7 +270,8 @@ class Spool:
         if not self._closed.acquire(blocking=False):
             return
         self._writer.finish()
-        self._leasing.close()
+        self._merging.close()
+        self._offers.close()
         self._looking.close()
         try:
             self._connection.pragma("wal_checkpoint", "truncate")
@@ -335,42 +294,6 @@ class Spool:
     def _admit(self, transaction: Transaction) -> bool:
         return has_room(transaction, "events")
 
-    def _lend(self, output: str, items: Set[int]) -> None:
-        self._leased[output] = frozenset(items)
-        self._writer.leased = frozenset().union(*self._leased.values())
-
-    async def _waiting(self, query: str, output: str, most: int, room: int, without: Collection[int]) -> list[Sealed]:
-        found, damaged = await self._leasing.run(
-            partial(read_waiting, query=query, output=output, most=most, room=room, without=without)
-        )
-        if damaged:
-            await self._lose_items(damaged)
-        return found
-
-    async def _seal(self, spec: OutputSpec, now_ms: int) -> bool:
-        """Merge and seal journal rows; whether anything was sealed."""
-        rows = await self._leasing.run(
-            partial(leasing.choose, output=spec.name, interval_ms=spec.interval_ms, now_ms=now_ms, epoch=self.epoch)
-        )
-        if not rows:
-            return False
-        base = self._intake.header("", "snapshot", 0, 0)
-        merged = await self._leasing.run(
-            partial(
-                leasing.merge_rows,
-                rows=rows,
-                merge=self._merge,
-                interval_ms=spec.interval_ms,
-                base=base,
-                output=spec.name,
-            )
-        )
-        if merged.damaged:
-            await self._lose_items(merged.damaged)
-        return bool(merged.rows) and await self._writer.submit(
-            lambda transaction: leasing.seal(transaction, spec.name, merged)
-        )
-
     async def _lose_items(self, items: Sequence[int]) -> None:
         await self._writer.submit(lambda transaction: _lose(transaction, items, self._path / "quarantine"), frees=True)
 
@@ -383,16 +306,6 @@ def _sync_folders(path: Path) -> None:
             os.fsync(opened)
         finally:
             os.close(opened)
-
-
-def _size(batches: Sequence[Sealed]) -> int:
-    return sum(len(batch.blob) for batch in batches)
-
-
-def _fits(batches: Sequence[Sealed], max_batches: int, max_bytes: int) -> bool:
-    """Whether they fit one body."""
-    decoded = sum(batch.decoded for batch in batches)
-    return len(batches) <= max_batches and _size(batches) <= max_bytes and decoded <= DECODED_BYTES
 
 
 def _meta(connection: apsw.Connection, key: str) -> Any:

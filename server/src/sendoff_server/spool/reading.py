@@ -1,0 +1,34 @@
+"""A thread that only reads: a long merge, or a look at the books, holds up neither commits nor each other."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import apsw
+
+from sendoff_server.spool.database import connect_reader
+from sendoff_server.spool.errors import SpoolFailed
+from sendoff_server.spool.writer import plain
+
+T = TypeVar("T")
+
+
+class Reading:
+    """A thread with a connection that only reads."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._connection = connect_reader(path)
+
+    async def run(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Run work in the thread. Raises ``SpoolFailed`` when the disk does not give back what is asked."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work, self._connection)
+        except apsw.Error as error:
+            raise SpoolFailed(plain(error)) from error
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True)
+        self._connection.close()
