@@ -10,6 +10,8 @@ import pytest
 
 from sendoff_server.inputs import DatagramInput, Link, StreamInput
 from sendoff_server.inputs import stream as module
+from sendoff_server.inputs.connection import READ_BYTES
+from sendoff_server.inputs.kept import KeptSession
 from sendoff_server.inputs.sockets import listen_ip, listen_unix
 from sendoff_server.wire.frame import FrameError, Item, Lines, encode_unit
 
@@ -39,6 +41,9 @@ class Recorded:
         if not self._hold:
             self.link.close()
 
+    def keep(self) -> KeptSession:
+        return KeptSession()
+
     @property
     def text(self) -> bytes:
         return b"".join(item.data for item in self.items if isinstance(item, Lines))
@@ -54,7 +59,7 @@ class Recorder:
         self.datagrams: list[Item] = []
         self.hold = False
 
-    def connected(self, origin: str, link: Link) -> Recorded:
+    def connected(self, origin: str, link: Link, kept: KeptSession | None = None) -> Recorded:
         self.sessions.append(Recorded(link, hold=self.hold))
         return self.sessions[-1]
 
@@ -382,12 +387,12 @@ async def test_one_turn_of_a_connection_takes_a_bounded_piece(scene: Scene) -> N
     peer = await scene.peer()
     scene.input.pause()
     sent = peer.send(b"a:1|c\n" * 30_000)
-    assert sent > 2 * module.READ_BYTES
+    assert sent > 2 * READ_BYTES
     scene.input.resume()
     [session] = scene.seen.sessions
     await scene.until(lambda: len(session.text) == sent // 6 * 6)
     sizes = [len(item.data) for item in session.items if isinstance(item, Lines)]
-    assert max(sizes) <= module.READ_BYTES + 6
+    assert max(sizes) <= READ_BYTES + 6
 
 
 async def test_a_dead_client_is_read_to_its_end_although_every_answer_fails(scene: Scene) -> None:
@@ -395,7 +400,7 @@ async def test_a_dead_client_is_read_to_its_end_although_every_answer_fails(scen
     [session] = scene.seen.sessions
     scene.input.pause()
     sent = peer.send(encode_unit(b"a:1|c") * 20_000) // 9
-    assert sent * 9 > 2 * module.READ_BYTES
+    assert sent * 9 > 2 * READ_BYTES
     peer.close()
     take = session.take
 

@@ -18,6 +18,7 @@ from sendoff_server.agent.points import count_points
 from sendoff_server.agent.storms import Fold, Storms
 from sendoff_server.aggregate import Core, Found
 from sendoff_server.inputs import Link
+from sendoff_server.inputs.kept import KeptSession
 from sendoff_server.spool import ClientState, EventIn, Refusal
 from sendoff_server.wire.frame import DURABLE, Frame, FrameError, Item, Lines, encode_ack
 
@@ -68,8 +69,8 @@ class Intake:
         """Sources of earlier runs: they have their books already, and count to the limit."""
         self._sources.update(names)
 
-    def connected(self, origin: str, link: Link) -> "StreamSession":
-        return StreamSession(self, origin, link)
+    def connected(self, origin: str, link: Link, kept: KeptSession | None = None) -> "StreamSession":
+        return StreamSession(self, origin, link, kept)
 
     def datagram(self, item: Item, origin: str) -> None:
         if isinstance(item, Lines):
@@ -194,13 +195,16 @@ def _refusal(event: str, client: Client, reason: str) -> Refusal | None:
 class StreamSession:
     """One stream connection. It belongs to the client that its first frame names."""
 
-    def __init__(self, intake: Intake, origin: str, link: Link) -> None:
+    def __init__(self, intake: Intake, origin: str, link: Link, kept: KeptSession | None = None) -> None:
         self._intake = intake
         self._origin = origin
         self._link = link
         self._client: Client | None = None
-        self._told = 0
-        self._ack_due = self._over = False
+        self._told = kept.told if kept else 0
+        self._ack_due = kept.ack_due if kept else False
+        self._over = False
+        if kept and kept.client:
+            self._belongs(kept.client)
 
     def __repr__(self) -> str:
         return f"<StreamSession {self._origin} {self._client.state.client[:8] if self._client else 'no client yet'}>"
@@ -220,6 +224,9 @@ class StreamSession:
     def ended(self, *, orderly: bool) -> None:
         self._over = True
         self._close_when_told()
+
+    def keep(self) -> KeptSession:
+        return KeptSession(self._client.state.client if self._client else "", self._told, self._ack_due)
 
     def acknowledge(self) -> None:
         """Say what is stored, and which refusals were not said yet. If an answer still waits, later."""

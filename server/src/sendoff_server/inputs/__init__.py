@@ -2,7 +2,18 @@
 
 from sendoff_server.inputs.contract import InputError, Intake, Link, Session
 from sendoff_server.inputs.datagram import DatagramInput
-from sendoff_server.inputs.open import open_inputs
+from sendoff_server.inputs.inherited import Inherited
+from sendoff_server.inputs.open import open_inputs, retired_inputs
 from sendoff_server.inputs.stream import StreamInput
 
-__all__ = ["DatagramInput", "InputError", "Intake", "Link", "Session", "StreamInput", "open_inputs"]
+__all__ = [
+    "DatagramInput",
+    "Inherited",
+    "InputError",
+    "Intake",
+    "Link",
+    "Session",
+    "StreamInput",
+    "open_inputs",
+    "retired_inputs",
+]

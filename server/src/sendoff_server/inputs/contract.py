@@ -6,6 +6,7 @@ with the input's name as origin. It knows nothing of clients, acknowledgements o
 
 from typing import Protocol
 
+from sendoff_server.inputs.kept import KeptSession
 from sendoff_server.wire.frame import Item
 
 
@@ -41,10 +42,16 @@ class Session(Protocol):
         """Nothing more will come. The session closes the link, now or after its last reply."""
         ...
 
+    def keep(self) -> KeptSession:
+        """What the session of another run needs to go on with this connection."""
+        ...
+
 
 class Intake(Protocol):
     """Takes in what all inputs read. Never blocks and never raises on anything a peer can send."""
 
     def datagram(self, item: Item, origin: str) -> None: ...
 
-    def connected(self, origin: str, link: Link) -> Session: ...
+    def connected(self, origin: str, link: Link, kept: KeptSession | None = None) -> Session:
+        """A connection is there; `kept`: it was there before, and this is what was known of it."""
+        ...

@@ -4,11 +4,14 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from msgspec import structs
+
 from sendoff_server.inputs.contract import Intake
-from sendoff_server.inputs.sockets import kernel_drops, remove_file, shown
+from sendoff_server.inputs.kept import KeptSocket, resume_counts
+from sendoff_server.inputs.sockets import inode_of, kernel_drops, remove_file, shown
 from sendoff_server.wire.frame import FrameError, Item, Lines, decode_frame
 
 log = logging.getLogger(__name__)
@@ -29,18 +32,31 @@ class DatagramCounts:
 
 
 class DatagramInput:
-    """Reads one bound, non-blocking datagram socket. `path`: the file of a Unix socket, removed at the end."""
+    """Reads one bound, non-blocking datagram socket.
 
-    def __init__(self, name: str, sock: socket.socket, intake: Intake, *, path: Path | None = None) -> None:
+    `path`: the file of a Unix socket, removed at the end if it is ours. `kept`: what is known of the socket.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sock: socket.socket,
+        intake: Intake,
+        *,
+        path: Path | None = None,
+        kept: KeptSocket | None = None,
+    ) -> None:
         self.name = name
         self.address = shown(sock)
         self.counts = DatagramCounts()
-        self.kernel_dropped = 0
+        resume_counts(self.counts, kept)
+        self._kept = kept or KeptSocket(name, sock.fileno(), self.address)
+        self.kernel_dropped = self._kept.dropped
         self._sock = sock
         self._intake = intake
-        self._path = path
-        self._inode = path.lstat().st_ino if path else None
-        self._seen_drops = 0
+        self._path = path if self._kept.ours else None
+        self._inode = inode_of(self._path)
+        self._seen_drops = self._kept.seen
         self._buffer = bytearray(MAX_DATAGRAM + 1)
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -51,6 +67,20 @@ class DatagramInput:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._sock, self._readable)
 
+    def hold(self) -> None:
+        """Read nothing for now: datagrams wait in the kernel. `start` undoes it."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._sock)
+            self._loop = None
+
+    def give_up(self) -> KeptSocket:
+        """Let go of the socket without closing it."""
+        self.hold()
+        self.poll_kernel()
+        counts, seen, dropped = asdict(self.counts), self._seen_drops, self.kernel_dropped
+        descriptor = self._sock.detach()
+        return structs.replace(self._kept, descriptor=descriptor, seen=seen, dropped=dropped, counts=counts)
+
     def drain(self, may_go_on: Callable[[], bool]) -> None:
         """Read what the kernel still holds; in a flood as long as that may go on."""
         while may_go_on() and self._read_one():
@@ -58,9 +88,7 @@ class DatagramInput:
 
     def close(self) -> None:
         """Stop reading and let the socket go. Twice is fine."""
-        if self._loop is not None:
-            self._loop.remove_reader(self._sock)
-            self._loop = None
+        self.hold()
         if self._sock.fileno() >= 0:
             if self._path:
                 remove_file(self._path, self._inode)
@@ -68,7 +96,7 @@ class DatagramInput:
 
     def poll_kernel(self) -> int:
         """Ask the kernel what it dropped; the running total."""
-        if self._sock.fileno() >= 0 and self._path is None:  # to a full Unix socket the sender's write fails instead
+        if self._sock.fileno() >= 0 and self._sock.family != socket.AF_UNIX:  # to a full Unix one, writes fail instead
             now = kernel_drops(self._sock)
             self.kernel_dropped += (now - self._seen_drops) % 2**32
             self._seen_drops = now

@@ -1,46 +1,131 @@
 """From settings to inputs that listen: all of them, or none."""
 
+import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from sendoff_server.inputs.contract import Intake
+from sendoff_server.inputs.contract import InputError, Intake
 from sendoff_server.inputs.datagram import DatagramInput
-from sendoff_server.inputs.sockets import default_unix_path, listen_ip, listen_unix, make_directory, set_receive_buffer
+from sendoff_server.inputs.inherited import Inherited
+from sendoff_server.inputs.kept import KeptSocket
+from sendoff_server.inputs.sockets import (
+    default_unix_path,
+    inode_of,
+    listen_ip,
+    listen_unix,
+    make_directory,
+    set_receive_buffer,
+    shown,
+)
 from sendoff_server.inputs.stream import StreamInput
 from sendoff_server.settings import InputsSettings
 
+log = logging.getLogger(__name__)
+
 Input = StreamInput | DatagramInput
+STREAMS, DATAGRAMS = ("unix", "tcp"), ("unix_datagram", "udp")
 
 
-def open_inputs(settings: InputsSettings, intake: Intake, clock: Callable[[], float]) -> list[Input]:
-    """Open every socket that the settings ask for. Raises InputError, with all of them closed again."""
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """One input that the settings ask for; `setting` is empty where only systemd does.
+
+    `tend` is done to its socket, whether that is new or was there before.
+    """
+
+    name: str
+    setting: str
+    open: Callable[[], socket.socket]
+    tend: Callable[[socket.socket], object]
+    path: Path | None = None
+
+
+def open_inputs(
+    settings: InputsSettings, intake: Intake, clock: Callable[[], float], inherited: Inherited | None = None
+) -> list[Input]:
+    """Open every socket that the settings ask for, or take the one that is there. Raises InputError, with all closed.
+
+    Of a run that goes on, an address that cannot be had is no reason to end: it is said, and the old one stays.
+    """
+    inherited = inherited or Inherited()
     made: list[Input] = []
     try:
-        if settings.unix.path is not False:
-            path = settings.unix.path or default_unix_path(os.environ, os.getuid())
-            made.append(_unix(path, int(settings.unix.mode, 8), intake, clock))
-        if settings.unix_datagram.path:
-            path, mode = settings.unix_datagram.path, int(settings.unix_datagram.mode, 8)
-            make_directory(path, mode=mode)
-            sock = listen_unix(path, socket.SOCK_DGRAM, mode, "inputs.unix_datagram.path")
-            made.append(DatagramInput("unix_datagram", sock, intake, path=path))
-        if settings.udp.listen:
-            sock = listen_ip(settings.udp.listen, socket.SOCK_DGRAM, "inputs.udp.listen")
-            set_receive_buffer(sock, settings.udp.receive_buffer, "inputs.udp.receive_buffer")
-            made.append(DatagramInput("udp", sock, intake))
-        if settings.tcp.listen:
-            sock = listen_ip(settings.tcp.listen, socket.SOCK_STREAM, "inputs.tcp.listen")
-            made.append(StreamInput("tcp", sock, intake, clock))
+        for wanted in _all_wanted(settings):
+            if (found := find(wanted.name, wanted.setting, wanted.open, inherited)) is not None:
+                sock, kept = found
+                if kept.ours:
+                    wanted.tend(sock)
+                made.append(_input(sock, kept, intake, clock))
     except BaseException:
         for each in made:
             each.close()
+        inherited.close()
         raise
     return made
 
 
-def _unix(path: Path, mode: int, intake: Intake, clock: Callable[[], float]) -> StreamInput:
-    make_directory(path, mode=mode)
-    sock = listen_unix(path, socket.SOCK_STREAM, mode, "inputs.unix.path")
-    return StreamInput("unix", sock, intake, clock, path=path)
+def retired_inputs(intake: Intake, clock: Callable[[], float], inherited: Inherited) -> list[Input]:
+    """Inputs for the sockets that the settings do not want any more: to be started, read to their end, and closed."""
+    return [_input(sock, kept, intake, clock) for sock, kept in inherited.rest(*STREAMS, *DATAGRAMS)]
+
+
+def find(
+    name: str, setting: str, open_new: Callable[[], socket.socket], inherited: Inherited
+) -> tuple[socket.socket, KeptSocket] | None:
+    """The socket that is there, or a new one. None: it is not wanted, or a run that goes on cannot have it."""
+    if (found := inherited.take(name, setting)) is not None or not setting:
+        return found
+    try:
+        sock = open_new()
+    except InputError as error:
+        if not inherited.going_on:
+            raise
+        old = inherited.take_any(name)
+        instead = f"it goes on at {shown(old[0])}" if old else "it goes on without"
+        log.error("%s; %s. Correct it and reload", error, instead)
+        return old
+    inode = inode_of(Path(setting)) if sock.family == socket.AF_UNIX else None
+    return sock, KeptSocket(name, sock.fileno(), setting, inode=inode)
+
+
+def _all_wanted(settings: InputsSettings) -> Iterator[_Wanted]:
+    unix, datagram, udp, tcp = settings.unix, settings.unix_datagram, settings.udp, settings.tcp
+    path = None if unix.path is False else unix.path or default_unix_path(os.environ, os.getuid())
+    yield _wanted_unix("unix", path, socket.SOCK_STREAM, int(unix.mode, 8))
+    yield _wanted_unix("unix_datagram", datagram.path, socket.SOCK_DGRAM, int(datagram.mode, 8))
+    yield _Wanted(
+        "udp",
+        udp.listen,
+        partial(listen_ip, udp.listen, socket.SOCK_DGRAM, "inputs.udp.listen"),
+        partial(set_receive_buffer, wanted=udp.receive_buffer, setting="inputs.udp.receive_buffer"),
+    )
+    yield _Wanted(
+        "tcp",
+        tcp.listen,
+        partial(listen_ip, tcp.listen, socket.SOCK_STREAM, "inputs.tcp.listen"),
+        lambda sock: None,
+    )
+
+
+def _wanted_unix(name: str, path: Path | None, kind: socket.SocketKind, mode: int) -> _Wanted:
+    def open_new() -> socket.socket:
+        assert path is not None
+        make_directory(path, mode=mode)
+        return listen_unix(path, kind, mode, f"inputs.{name}.path")
+
+    def tend(sock: socket.socket) -> None:
+        assert path is not None
+        path.chmod(mode)
+
+    return _Wanted(name, str(path or ""), open_new, tend)
+
+
+def _input(sock: socket.socket, kept: KeptSocket, intake: Intake, clock: Callable[[], float]) -> Input:
+    path = Path(kept.setting) if sock.family == socket.AF_UNIX and kept.ours else None
+    if kept.name in STREAMS:
+        return StreamInput(kept.name, sock, intake, clock, path=path, kept=kept)
+    return DatagramInput(kept.name, sock, intake, path=path, kept=kept)

@@ -168,6 +168,14 @@ def shown(sock: socket.socket) -> str:
     return os.fsdecode(name)
 
 
+def inode_of(path: Path | None) -> int | None:
+    """Which file that is now, if it is there."""
+    try:
+        return os.lstat(path).st_ino if path else None
+    except OSError:
+        return None
+
+
 def remove_file(path: Path, inode: int | None) -> None:
     """Remove the socket's file if it is still the one that was made."""
     try:

@@ -16,16 +16,18 @@ import resource
 import socket
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sendoff_server.inputs.contract import Intake, Session
-from sendoff_server.inputs.sockets import remove_file, shown
-from sendoff_server.wire.frame import StreamDecoder
+from msgspec import structs
+
+from sendoff_server.inputs.connection import Connection
+from sendoff_server.inputs.contract import Intake
+from sendoff_server.inputs.kept import KeptConnection, KeptSocket, resume_counts
+from sendoff_server.inputs.sockets import inode_of, remove_file, shown
 
 log = logging.getLogger(__name__)
 
-READ_BYTES = 65_536
 MAX_CONNECTIONS = 1_000
 MAX_PENDING = 64 * 1024 * 1024
 """Bytes of half-read units that all connections of one input may hold together."""
@@ -54,109 +56,11 @@ class StreamCounts:
     bytes: int = 0
 
 
-class _Connection:
-    """One accepted connection; the session's Link."""
-
-    def __init__(self, owner: "StreamInput", sock: socket.socket) -> None:
-        self._owner = owner
-        self._sock = sock
-        self._loop = owner.loop
-        self.decoder = StreamDecoder()
-        self.last_read = owner.clock()
-        self.unit_since: float | None = None
-        self.ended_at: float | None = None
-        self.received = 0
-        self._out = b""
-        self._reading = False
-        self.session: Session = owner.intake.connected(owner.name, self)
-
-    def set_reading(self, on: bool) -> None:
-        if on and not self._reading and self.ended_at is None:
-            self._loop.add_reader(self._sock, self.read)
-        elif self._reading and not on:
-            self._loop.remove_reader(self._sock)
-        self._reading = on and self.ended_at is None
-
-    def read(self) -> bool:
-        """Read one piece and hand it on; False when there is nothing, or nothing more."""
-        try:
-            data = self._sock.recv(READ_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError:
-            self._owner.counts.reset += 1
-            self.end(orderly=False)
-            return False
-        if not data:
-            self.end(orderly=True)
-            return False
-        self.received += len(data)
-        self.last_read = self._owner.clock()
-        self._owner.counts.bytes += len(data)
-        before = self.decoder.pending
-        items = self.decoder.feed(data)
-        pending = self.decoder.pending
-        if not self.decoder.in_unit:
-            self.unit_since = None
-        elif items or self.unit_since is None:
-            self.unit_since = self.last_read
-        for item in items:
-            self.session.take(item)
-        if self.decoder.dead:
-            self.end(orderly=False)
-        self._owner.held(pending - before)
-        return self.ended_at is None
-
-    def end(self, *, orderly: bool) -> None:
-        """Nothing more will be read. The session says when the last reply is out."""
-        if self.ended_at is not None:
-            return
-        self.set_reading(False)
-        self.ended_at = self._owner.clock()
-        self._owner.held(-self.decoder.pending)
-        for item in self.decoder.end(orderly=orderly):
-            self.session.take(item)
-        self.session.ended(orderly=orderly)
-
-    def reply(self, data: bytes) -> bool:
-        if self._out:
-            return False
-        if self._sock.fileno() >= 0:
-            self._send(data)
-        return True
-
-    def _send(self, data: bytes) -> None:
-        try:
-            sent = self._sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:
-            sent = len(data)  # the peer has gone; what it wrote before is still being read
-        was, self._out = self._out, data[sent:]
-        if self._out and not was:
-            self._loop.add_writer(self._sock, self._writable)
-
-    def _writable(self) -> None:
-        self._send(self._out)
-        if not self._out:
-            self._loop.remove_writer(self._sock)
-            self.session.writable()
-
-    def close(self) -> None:
-        """Let the socket go. Twice is fine."""
-        self.end(orderly=False)
-        if self._sock.fileno() < 0:  # also if the session closed it when it heard of the end
-            return
-        self._loop.remove_writer(self._sock)
-        self._sock.close()
-        self._owner.closed(self)
-        if self._out:  # nobody will read it; who waits to say more need not
-            self._out = b""
-            self.session.writable()
-
-
 class StreamInput:
-    """Accepts from one listening, non-blocking socket. `clock`: monotonic seconds. `path`: a Unix socket's file."""
+    """Accepts from one listening, non-blocking socket. `clock`: monotonic seconds.
+
+    `path`: a Unix socket's file, removed at the end if it is ours. `kept`: what is known of the socket.
+    """
 
     def __init__(
         self,
@@ -166,23 +70,26 @@ class StreamInput:
         clock: Callable[[], float],
         *,
         path: Path | None = None,
+        kept: KeptSocket | None = None,
         max_connections: int = MAX_CONNECTIONS,
         max_pending: int = MAX_PENDING,
     ) -> None:
         self.name = name
         self.address = shown(sock)
         self.counts = StreamCounts()
+        resume_counts(self.counts, kept)
         self.intake = intake
         self.clock = clock
         self.loop: asyncio.AbstractEventLoop
         self._sock = sock
-        self._path = path
-        self._inode = path.lstat().st_ino if path else None
+        self._kept = kept or KeptSocket(name, sock.fileno(), self.address)
+        self._path = path if self._kept.ours else None
+        self._inode = inode_of(self._path)
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._max_connections = max(8, min(max_connections, (descriptors - 128) // 2))
         self._max_pending = max_pending
         self._pending = 0
-        self._connections: set[_Connection] = set()
+        self._connections: set[Connection] = set()
         self._accepting = self._paused = self._stopped = False
 
     def __repr__(self) -> str:
@@ -219,11 +126,48 @@ class StreamInput:
             connection.set_reading(True)
 
     def stop_accepting(self) -> None:
-        """Take no more connections. Those that wait in the queue are taken first: they may have written already."""
-        while self._accepting and self._accept_one():
+        """Take no more connections. Those that wait in the queue are taken first: they may have written already.
+
+        Where systemd holds the socket, they stay in the queue, for who comes next.
+        """
+        while self._kept.ours and self._accepting and self._accept_one():
             pass
         self._stopped = True
         self._set_accepting(False)
+
+    def hold(self) -> None:
+        """Neither accept nor read for now: everything waits in the kernel. `resume` and `go_on` undo it."""
+        self._stopped = True
+        self._set_accepting(False)
+        self.pause()
+
+    def go_on(self) -> None:
+        self._stopped = False
+        self._set_accepting(True)
+
+    def give_up(self) -> tuple[KeptSocket, list[KeptConnection]]:
+        """Let go of the socket and the connections without closing them. Only after `hold`."""
+        connections = [each.give_up() for each in self._connections if each.fileno() >= 0]
+        self._connections.clear()
+        kept = structs.replace(self._kept, descriptor=self._sock.detach(), counts=asdict(self.counts))
+        return kept, connections
+
+    def adopt(self, kept: KeptConnection) -> None:
+        """Go on with a connection that another run gave up. Only after `start`."""
+        sock = socket.socket(fileno=kept.descriptor)
+        sock.setblocking(False)
+        connection = Connection(self, sock, kept)
+        self._connections.add(connection)
+        self.held(connection.decoder.pending)
+        if kept.ended:
+            connection.end(orderly=True)
+        else:
+            connection.set_reading(not self._paused)
+
+    def retire(self) -> None:
+        """Nobody is to come here any more: take those who wait, then stop listening. Open connections go on."""
+        self.stop_accepting()
+        self._stop_listening()
 
     def drain(self, may_go_on: Callable[[], bool]) -> bool:
         """Read what the kernel holds of the open connections, in turn, as long as that may go on. False: not all."""
@@ -236,14 +180,17 @@ class StreamInput:
 
     def close(self) -> None:
         """End all connections and stop listening. Twice is fine."""
+        self._stop_listening()
+        for connection in list(self._connections):
+            connection.close()
+
+    def _stop_listening(self) -> None:
         if self._sock.fileno() >= 0:
             self._stopped = True
             self._set_accepting(False)
             if self._path:
                 remove_file(self._path, self._inode)
             self._sock.close()
-        for connection in list(self._connections):
-            connection.close()
 
     def sweep(self) -> None:
         """Once a second: end what takes too long."""
@@ -263,10 +210,10 @@ class StreamInput:
             if begun:
                 self._stall(min(begun, key=lambda each: each.unit_since or 0.0))
 
-    def closed(self, connection: _Connection) -> None:
+    def closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
 
-    def _stall(self, connection: _Connection) -> None:
+    def _stall(self, connection: Connection) -> None:
         self.counts.stalled += 1
         connection.end(orderly=False)
         connection.close()
@@ -303,9 +250,9 @@ class StreamInput:
             return True
         self.counts.accepted += 1
         sock.setblocking(False)
-        if self._path is None:
+        if sock.family != socket.AF_UNIX:
             _find_dead_peers(sock)
-        connection = _Connection(self, sock)
+        connection = Connection(self, sock)
         self._connections.add(connection)
         connection.set_reading(not self._paused)
         return True

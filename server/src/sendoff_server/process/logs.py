@@ -8,6 +8,7 @@ import contextlib
 import datetime
 import logging
 import queue
+import signal
 import threading
 from collections.abc import Iterator, Mapping
 from typing import TextIO
@@ -30,7 +31,10 @@ class Logs(logging.Handler):
         self.setFormatter(formatter)
         self._waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(most_waiting)
         self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+        # Signals are not this thread's: while the process is replaced, they have to wait.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         self._thread.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def emit(self, record: logging.LogRecord) -> None:
         # The text is made here, since arguments may change before the thread comes to it.

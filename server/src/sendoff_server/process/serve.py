@@ -1,7 +1,8 @@
 """The life of a long-lived command: start the parts in order, wait, stop them in reverse.
 
-The first SIGTERM or SIGINT lets the parts drain within a limit, the second ends the process at once. Handlers that were
-installed before come back. How it ended is the exit code:
+The first SIGTERM or SIGINT lets the parts drain within a limit, the second ends the process at once. SIGHUP replaces
+the process where there is a `Renewal`, and is answered in the log where there is none. Handlers that were installed
+before come back. How it ended is the exit code:
 
     0        drained and stopped
     1        a part could not start, died, or failed while stopping
@@ -20,8 +21,10 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
+from sendoff_server.process.handover import Handover, hear_signals, hold_signals
 from sendoff_server.process.logs import Logs, logging_to
 from sendoff_server.process.notify import notify
+from sendoff_server.process.renewal import Renewal
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +48,31 @@ class Watched(Protocol):
     async def watch(self) -> object: ...
 
 
-def serve(*parts: Part, drain_s: float, announce: Callable[[], None] = lambda: None) -> int:
-    """Run the parts until a signal or a failure, and return the exit code. ``announce`` is called once all run."""
+def serve(
+    *parts: Part, drain_s: float, announce: Callable[[], None] = lambda: None, renewal: Renewal | None = None
+) -> int:
+    """Run the parts until a signal or a failure, and return the exit code. ``announce`` is called once all run.
+
+    With a ``renewal`` its part is the one to run, and the process may be replaced: then this does not return.
+    """
+    failure = None
+    while True:
+        life = _Life((renewal.part,) if renewal else parts, drain_s, announce, renewal)
+        code = _live(life, failure)
+        if renewal is None or life.handover is None:
+            return code
+        if life.asked:  # to stop, while it was too late: the next run hears it first
+            os.kill(os.getpid(), signal.SIGTERM)
+        failure = renewal.replace(life.handover)
+
+
+def _live(life: "_Life", failure: str | None) -> int:
     with logging_to(sys.stderr, os.environ) as logs:
+        if failure is not None:
+            log.error("the new code could not be run, so the old goes on: %s", failure)
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                return runner.run(_Life(parts, drain_s, announce, logs).run())
+                return runner.run(life.run(logs))
         except KeyboardInterrupt:  # Before or after our handlers are in place.
             return FORCED + signal.SIGINT
 
@@ -64,19 +86,35 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 class _Life:
-    def __init__(self, parts: tuple[Part, ...], drain_s: float, announce: Callable[[], None], logs: Logs) -> None:
+    def __init__(
+        self, parts: tuple[Part, ...], drain_s: float, announce: Callable[[], None], renewal: Renewal | None
+    ) -> None:
         self._parts = parts
         self._drain_s = drain_s
         self._announce = announce
-        self._logs = logs
+        self._renewal = renewal
+        self._asking: asyncio.Task[str | None] | None = None
+        self._logs: Logs
         self._started: list[Part] = []
         self._asked = asyncio.Event()
+        self.handover: Handover | None = None
+        """What the next run in this process is to go on with; None when the end is the end."""
 
-    async def run(self) -> int:
+    async def run(self, logs: Logs) -> int:
+        self._logs = logs
         with self._signals(asyncio.get_running_loop()):
             code = await self._until_over()
+            if self._renewal is not None and await self._renewal.close():
+                self.handover = await self._renewal.part.let_go()
+                hold_signals()
+                return ENDED
             notify("STOPPING=1", os.environ)
             return max(code, await self._stop(), key=_gravity)
+
+    @property
+    def asked(self) -> bool:
+        """A signal asked to stop."""
+        return self._asked.is_set()
 
     async def _until_over(self) -> int:
         starting = asyncio.create_task(self._start(), name="start")
@@ -88,6 +126,8 @@ class _Life:
             _say_why(starting.exception())
             return FAILED
         notify("READY=1", os.environ)
+        if self._renewal is not None:
+            notify("STATUS=running", os.environ)  # also where the last reload was refused
         self._announce()
         watches = {asyncio.create_task(p.watch(), name=_name(p)) for p in self._parts if isinstance(p, Watched)}
         died = await self._unless_asked(watches)
@@ -104,18 +144,21 @@ class _Life:
             self._started.append(part)
 
     async def _unless_asked(self, tasks: "set[asyncio.Task[Any]]") -> "set[asyncio.Task[Any]]":
-        """The tasks that ended, or none as soon as a signal asked to stop."""
-        asked = asyncio.create_task(self._asked.wait())
+        """The tasks that ended, or none as soon as a signal asked to stop or to replace the process."""
+        asked = [asyncio.create_task(self._asked.wait())]
+        if self._renewal is not None:
+            asked.append(asyncio.create_task(self._renewal.agreed.wait()))
         try:
             while True:
-                await asyncio.wait({asked, *tasks}, timeout=LOG_TICK_S, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({*asked, *tasks}, timeout=LOG_TICK_S, return_when=asyncio.FIRST_COMPLETED)
                 self._logs.tick()
-                if self._asked.is_set():
+                if any(task.done() for task in asked):
                     return set()
                 if done := {task for task in tasks if task.done()}:
                     return done
         finally:
-            asked.cancel()
+            for task in asked:
+                task.cancel()
 
     async def _stop(self) -> int:
         loop = asyncio.get_running_loop()
@@ -136,16 +179,26 @@ class _Life:
 
     @contextlib.contextmanager
     def _signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        numbers = (signal.SIGTERM, signal.SIGINT)
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         before = {number: signal.getsignal(number) for number in numbers}
         for number in numbers:
-            loop.add_signal_handler(number, self._on_signal, number)
+            loop.add_signal_handler(number, self._on_hangup if number == signal.SIGHUP else self._on_signal, number)
+        hear_signals()
         try:
             yield
         finally:
-            for number in numbers:
-                loop.remove_signal_handler(number)
-                signal.signal(number, before[number])
+            if self.handover is None:  # else they are held back, and for the next run
+                for number in numbers:
+                    loop.remove_signal_handler(number)
+                    signal.signal(number, before[number])
+
+    def _on_hangup(self, number: signal.Signals) -> None:
+        if self._renewal is None:
+            log.warning("SIGHUP changes nothing here: to take new settings, stop it and start it again")
+        elif self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._renewal.ask(), name="reload")
+        else:
+            log.warning("SIGHUP: a reload is under way already")
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._asked.is_set():

@@ -232,6 +232,19 @@ class StreamDecoder:
         return len(self._buffer)
 
     @property
+    def rest(self) -> tuple[bool | None, bool, bytes]:
+        """What another decoder needs to go on in the middle of this stream: see `resumed`."""
+        return self._plain, self._passing_over, bytes(self._buffer)
+
+    @classmethod
+    def resumed(cls, plain: bool | None, passing_over: bool, rest: bytes) -> "StreamDecoder":
+        """A decoder that goes on where one with this `rest` stopped."""
+        made = cls()
+        made._plain, made._passing_over = plain, passing_over
+        made._buffer += rest
+        return made
+
+    @property
     def in_unit(self) -> bool:
         """A unit was begun and is not complete; a plain line may take as long as somebody types it."""
         return self._plain is False and bool(self._buffer)
