@@ -8,14 +8,15 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sendoff_server.agent.backlog import Backlog
 from sendoff_server.agent.clients import Clients
 from sendoff_server.agent.commit import Committer
-from sendoff_server.agent.control import Control
+from sendoff_server.agent.control import Control, Reload
+from sendoff_server.agent.handover import State, pack
 from sendoff_server.agent.intake import Intake
 from sendoff_server.agent.rates import Rates
 from sendoff_server.agent.status import Status
@@ -24,12 +25,15 @@ from sendoff_server.agent.web import Web
 from sendoff_server.agent.windows import Windows
 from sendoff_server.aggregate import Limits, make_core
 from sendoff_server.delivery import Delivery
-from sendoff_server.inputs import DatagramInput, InputError, StreamInput, open_inputs
+from sendoff_server.inputs import DatagramInput, Inherited, InputError, StreamInput, open_inputs, retired_inputs
+from sendoff_server.inputs.kept import KeptSocket
 from sendoff_server.inputs.sockets import default_unix_path
 from sendoff_server.ledger import Books
 from sendoff_server.outputs import build
+from sendoff_server.process import Handover, Refused
 from sendoff_server.settings import Settings, SpoolSettings
 from sendoff_server.spool import ClassLimit, OutputSpec, Spool, SpoolError, SpoolLimits
+from sendoff_server.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -43,22 +47,36 @@ READ_S = 1.0
 LAST_WORD_S = 2.0
 """What storing the end of everything gets at least, when no time to drain was given."""
 
+SETTLE_S = 3.0
+"""How long a reload may wait for the disk, with nothing being read, before it is refused."""
+HAND_OVER_S = 0.3
+"""How long requests under way may go on then; what they carried is sent again under the same id."""
+
 
 class AgentFailed(Exception):
     """A part of the agent ended that must not end. The text names it."""
 
 
 class Agent:
-    """Takes in, aggregates, keeps, delivers. `clock` gives Unix ms, `running` monotonic seconds."""
+    """Takes in, aggregates, keeps, delivers. `clock` gives Unix ms, `running` monotonic seconds.
+
+    `before`: what the run before left. `activated`: sockets of systemd. `reload`: what the control socket asks for it.
+    """
 
     def __init__(
         self,
         settings: Settings,
         *,
+        before: State | None = None,
+        activated: Sequence[KeptSocket] = (),
+        reload: Reload | None = None,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         running: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
+        self._before = before
+        self._activated = activated
+        self._reload = reload
         self._clock = clock
         self._running = running
         self._inputs: list[StreamInput | DatagramInput] = []
@@ -85,7 +103,8 @@ class Agent:
             raise
 
     async def _start(self) -> None:
-        settings = self._settings
+        settings, before = self._settings, self._before
+        inherited = before.inherited() if before else Inherited(self._activated)
         specs = [OutputSpec(name, int(output.interval * 1000)) for name, output in settings.outputs.items()]
         limits = Limits(max_series=settings.agent.max_series, gauge_minus=settings.agent.gauge_minus)
         self._spool = spool = Spool.open(
@@ -97,9 +116,11 @@ class Agent:
             limits=_limits(settings.spool),
             clock=self._clock,
             running=self._running,
+            kept_lock=before.lock if before else None,
         )
         self.core = make_core(limits, spool.gauges, (spool.epoch, spool.next_window))
         self.clients = Clients(spool.clients.values(), self._running())
+        self.clients.resume(before.clients if before else (), self._running())
         outputs = [build(name, output) for name, output in settings.outputs.items()]
         self.delivery = Delivery(spool, outputs, books=self.books)
         self.committer = Committer(spool, self._on_pressure, self.delivery.wake)
@@ -116,20 +137,43 @@ class Agent:
         )
         books = await spool.books()
         self.intake.know_sources({*(book.source for book in books.events), *(book.source for book in books.points_in)})
-        self._inputs = open_inputs(settings.inputs, self.intake, self._running)
+        self._inputs = open_inputs(settings.inputs, self.intake, self._running, inherited)
         self.rates = Rates(self._running)
         self.status_of = Status(self, spool, self._inputs, self._settings)
-        self._web = Web(self.status_of, Control(spool, self.committer))
+        self._web = Web(self.status_of, Control(spool, self.committer, self._reload))
         self.rates.note(self.status_of.totals())
         self.addresses = {each.name: each.address for each in self._inputs}
-        self.addresses |= await self._web.start(settings.web.listen, self._control_path())
+        self.addresses |= await self._web.start(settings.web.listen, self._control_path(), inherited)
         self._spawn(self.committer.run(), "commit")
         self._spawn(self._tick_for_ever(), "tick")
         self._spawn(Backlog(spool, make_core(limits).merge, self._running).run(), "backlog")
         self.delivery.start()
         for each in self._inputs:
             each.start()
+        self._go_on(inherited)
         self.phase = "running"
+
+    def _go_on(self, inherited: Inherited) -> None:
+        """Where the run before stopped reading: at its connections, and at sockets that nobody wants any more."""
+        for each in retired_inputs(self.intake, self._running, inherited):
+            log.info("input %s no longer listens on %s", each.name, each.address)
+            each.start()
+            self._inputs.append(each)
+            if isinstance(each, StreamInput):
+                each.retire()
+            else:
+                each.drain(self._for_a_while())
+                each.close()
+        streams = {each.name: each for each in reversed(self._inputs) if isinstance(each, StreamInput)}
+        for connection in inherited.connections[:]:
+            if connection.input in streams:
+                inherited.connections.remove(connection)
+                streams[connection.input].adopt(connection)
+        inherited.close()
+        if self._before is not None:
+            waited = self._running() * 1000 - self._before.held_ms
+            log.info("reloaded: version %s goes on after %s; nothing was read for %d ms", __version__,
+                     self._before.code, waited)  # fmt: skip
 
     def _control_path(self) -> Path | None:
         """Beside the Unix input's socket, or where that would be."""
@@ -177,11 +221,13 @@ class Agent:
         """What happens once a second. First what only this process needs, then what waits for the disk."""
         async with self._ticking:
             self.clients.tick(self._running())
-            for each in self._inputs:
+            for each in self._inputs[:]:
                 if isinstance(each, DatagramInput):
                     each.poll_kernel()
                 else:
                     each.sweep()
+                if each.over:
+                    self._inputs.remove(each)
             self.rates.note(self.status_of.totals())
             await self.windows.turn(self._clock())
             await self._unfold()
@@ -199,7 +245,7 @@ class Agent:
             self.storms.again(keys)
             log.error("%d folded exceptions wait for the disk: %s", len(keys), error)
 
-    async def _store_clients(self, most: int, *, fold: bool = False) -> None:
+    async def _store_clients(self, most: int, *, fold: bool = False) -> bool:
         assert self._spool is not None
         changed = self.clients.changed(most)
         try:
@@ -212,10 +258,12 @@ class Agent:
         except SpoolError as error:
             self.clients.again(changed)
             log.error("what is known of the clients could not be stored: %s", error)
+            return False
+        return True
 
     def _on_pressure(self, pressed: bool) -> None:
         for each in self._inputs:
-            if isinstance(each, StreamInput) and not self._stopped:
+            if isinstance(each, StreamInput) and self.phase in ("starting", "running"):
                 if pressed:
                     each.pause()
                 else:
@@ -232,6 +280,53 @@ class Agent:
     async def status(self) -> dict[str, Any]:
         """The object of `/status.json`; see `status.Status`."""
         return await self.status_of.read()
+
+    # ---- hand over ----
+
+    async def settle(self) -> None:
+        """Read nothing more, and bring to the disk what is in memory. Raises Refused, and goes on as before then."""
+        if self.phase != "running":
+            raise Refused(f"the agent is {self.phase}")
+        if self.committer.blocked is not None:
+            raise Refused(f"the spool takes nothing now: {self.committer.blocked}")
+        self.phase, self._held_ms = "handing over", int(self._running() * 1000)
+        for each in self._inputs:
+            each.hold()
+        try:
+            if not await self.committer.flush(SETTLE_S):
+                raise Refused(f"the spool did not take what was read within {SETTLE_S:g} s: {self.committer.blocked}")
+            async with self._ticking:
+                await self.windows.turn(self._clock(), everything=True)
+                if self.windows.held or not await self._store_clients(len(self.clients), fold=True):
+                    raise Refused("the spool does not take what is in memory; the log says why")
+        except BaseException:
+            self.phase = "running"
+            for each in self._inputs:
+                each.go_on()
+                if isinstance(each, StreamInput) and not self.committer.pressed:
+                    each.resume()
+            raise
+
+    async def let_go(self) -> Handover:
+        """After `settle`: end all but the sockets, the connections and the lock, for the next run."""
+        assert self._web is not None
+        assert self._spool is not None
+        self._stopped = True
+        await self._end_tasks()
+        await self.delivery.stop(HAND_OVER_S)
+        sockets, connections = await self._web.give_up(), []
+        for each in self._inputs:
+            if isinstance(each, StreamInput):
+                kept, open_now = each.give_up()
+                connections += open_now
+            else:
+                kept = each.give_up()
+            if kept.descriptor >= 0:
+                sockets.append(kept)
+        lock = await asyncio.to_thread(self._spool.close, keep_lock=True)
+        self.phase = "stopped"
+        clients = self.clients.keep(self._running())
+        return pack(State(held_ms=self._held_ms, lock=lock, sockets=sockets, connections=connections, clients=clients))
 
     # ---- stop ----
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import msgspec
+
 from sendoff_server.spool import ClientState
 
 MAX_REFUSED = 1_000
@@ -175,6 +177,15 @@ class Client:
         return filled
 
 
+class KeptClient(msgspec.Struct):
+    """What goes from one run to the next beside the spool. Seconds: how long it was silent, how long holes may last."""
+
+    client: str
+    live: bool
+    silent_s: float
+    holes: list[tuple[int, int, float]]
+
+
 class Clients:
     """All clients that are known, bounded: the one longest unheard gives way, and is stored as ended."""
 
@@ -196,6 +207,28 @@ class Clients:
         client = self._known.get(name) or self._returning(name) or Client(ClientState(name, since=now_ms))
         self.heard(client, now_ms, now)
         return client
+
+    def keep(self, now: float) -> list[KeptClient]:
+        """What the spool does not know of clients that are live, or whose points may still come."""
+        return [
+            KeptClient(
+                client.state.client,
+                client.state.state == LIVE,
+                now - client.seen,
+                [(first, end, until - now) for first, end, until in client.holes],
+            )
+            for client in self._known.values()
+            if client.state.state == LIVE or client.holes
+        ]
+
+    def resume(self, kept: Iterable[KeptClient], now: float) -> None:
+        """Go on with clients of the run before in this process: they did not end with it."""
+        for each in kept:
+            if client := self._known.get(each.client):
+                client.seen = now - each.silent_s
+                client.holes = [(first, end, now + left) for first, end, left in each.holes]
+                if each.live and client.state.state == TAIL_UNKNOWN:
+                    client.state.state = LIVE
 
     def heard(self, client: Client, now_ms: int, now: float) -> None:
         """It said something. If there was no room for it before, there may be now."""

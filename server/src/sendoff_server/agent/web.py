@@ -14,10 +14,13 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler
+from msgspec import structs
 
 from sendoff_server.agent import control as controls
 from sendoff_server.agent.status import Status
-from sendoff_server.inputs import InputError
+from sendoff_server.inputs import Inherited, InputError
+from sendoff_server.inputs.kept import KeptSocket
+from sendoff_server.inputs.open import find
 from sendoff_server.inputs.sockets import listen_ip, listen_unix, remove_file, shown
 from sendoff_server.settings import split_listen
 from sendoff_server.spool import SpoolError
@@ -27,6 +30,8 @@ log = logging.getLogger(__name__)
 HEAD_DEADLINE = 10.0
 """Seconds in which a new connection must have sent its first request's head."""
 MAX_OPEN = 200
+HAND_OVER_S = 0.5
+"""How long a request under way may take while the process is replaced: nothing is read meanwhile."""
 SECURITY = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'",
@@ -52,22 +57,29 @@ class Web:
         self._answers = control
         self._servers: list[asyncio.Server] = []
         self._runners: list[web.AppRunner] = []
-        self._control: tuple[Path, int] | None = None
+        self._control: tuple[Path, int | None] | None = None
         self._open: dict[RequestHandler, asyncio.TimerHandle] = {}
+        self._listening: list[tuple[int, KeptSocket]] = []
 
-    async def start(self, listen: str, control: Path | None) -> dict[str, str]:
+    async def start(self, listen: str, control: Path | None, inherited: Inherited | None = None) -> dict[str, str]:
         """Listen on the address, unless it is empty, and on the control socket; gives both. Raises InputError."""
         addresses = {}
-        if listen:
-            sock = listen_ip(listen, socket.SOCK_STREAM, "web.listen")
-            addresses["web"] = shown(sock)
-            await self._serve(sock, self._app(1024))
-        if control is not None and (made := _listen_control(control)) is not None:
-            self._control = (control, os.lstat(control).st_ino)
-            addresses["control"] = str(control)
+        inherited = inherited or Inherited()
+        open_web = partial(listen_ip, listen, socket.SOCK_STREAM, "web.listen")
+        if (found := find("web", listen, open_web, inherited)) is not None:
+            addresses["web"] = shown(found[0])
+            await self._serve(*found, self._app(1024))
+        if (found := _find_control(control, inherited)) is not None:
+            sock, kept = found
+            self._control = (Path(kept.setting), kept.inode) if kept.ours else None
+            addresses["control"] = shown(sock)
             app = self._app(controls.MAX_BODY)
             app.add_routes(self._answers.routes())
-            await self._serve(made, app)
+            await self._serve(sock, kept, app)
+        for sock, kept in inherited.rest("web", "control"):
+            if kept.ours and kept.inode is not None:
+                remove_file(Path(kept.setting), kept.inode)
+            sock.close()
         return addresses
 
     def _app(self, most: int) -> web.Application:
@@ -80,26 +92,35 @@ class Web:
         app.router.add_get("/static/{name}", self._static)
         return app
 
-    async def stop(self) -> None:
+    async def give_up(self) -> list[KeptSocket]:
+        """Answer what was asked, then stop, but let the sockets listen: who asks now waits for the next run."""
+        self._control = None
+        kept = [structs.replace(kept, descriptor=os.dup(number)) for number, kept in self._listening]
+        await self.stop(HAND_OVER_S)
+        return kept
+
+    async def stop(self, grace_s: float = 1.0) -> None:
         for server in self._servers:
             server.close()
         self._servers.clear()
+        self._listening.clear()
         if self._control:
             remove_file(*self._control)
             self._control = None
         for runner in self._runners:
             if runner.server is not None:
-                await runner.server.shutdown(1.0)
+                await runner.server.shutdown(grace_s)
             await runner.cleanup()
         self._runners.clear()
         for timer in self._open.values():
             timer.cancel()
         self._open.clear()
 
-    async def _serve(self, sock: socket.socket, app: web.Application) -> None:
+    async def _serve(self, sock: socket.socket, kept: KeptSocket, app: web.Application) -> None:
         runner = web.AppRunner(app, access_log=None, keepalive_timeout=30.0, handle_signals=False)
         await runner.setup()
         self._runners.append(runner)
+        self._listening.append((sock.fileno(), kept))
         accept = partial(self._accept, runner)
         self._servers.append(await asyncio.get_running_loop().create_server(accept, sock=sock, backlog=64))
 
@@ -174,10 +195,15 @@ class Web:
         return web.FileResponse(path)
 
 
-def _listen_control(path: Path) -> socket.socket | None:
+def _find_control(path: Path | None, inherited: Inherited) -> tuple[socket.socket, KeptSocket] | None:
     """The control socket. The agent does its work without one, so that it cannot be had is only said."""
-    try:
+
+    def open_new() -> socket.socket:
+        assert path is not None
         return listen_unix(path, socket.SOCK_STREAM, 0o600, "the control socket")
+
+    try:
+        return find("control", str(path or ""), open_new, inherited)
     except InputError as error:
         log.warning("`sendoff status` will not find this agent: %s", error)
         return None

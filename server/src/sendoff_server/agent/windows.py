@@ -34,6 +34,11 @@ class Windows:
         """Windows that hold points and are not journaled yet."""
         return self._core.stats().windows + len(self._held)
 
+    @property
+    def held(self) -> int:
+        """Rotations that the disk has not taken."""
+        return len(self._held)
+
     async def turn(self, now_ms: int, *, everything: bool = False) -> None:
         """Journal every window that is over; with `everything` all. What the disk refuses is tried again next time."""
         rotation = self._core.rotate(now_ms, everything=everything)

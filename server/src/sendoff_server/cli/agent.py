@@ -2,31 +2,49 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from sendoff_server.cli.options import config_option, settings_or_exit
 
+if TYPE_CHECKING:
+    from sendoff_server.agent import Agent
+
 
 @click.command()
 @config_option
-def agent(config: Path | None) -> None:
+@click.option("--check", is_flag=True, help="Say what is wrong with the settings, load all code, and start nothing.")
+def agent(config: Path | None, check: bool) -> None:
     """Take in events and metrics on this host, keep them on disk, deliver them.
 
     SIGTERM or Ctrl-C delivers what can be delivered within the setting agent.drain and stops; the rest stays on disk.
-    The same signal again ends at once.
+    The same signal again ends at once. SIGHUP, or `sendoff reload`, goes on with new settings and new code without
+    refusing anyone; if something is wrong with them, it says what and goes on as before.
     """
     settings = settings_or_exit(config)
 
     import logging
+    import os
 
-    from sendoff_server.agent import Agent
-    from sendoff_server.process import serve
+    from sendoff_server import agent as parts
+    from sendoff_server.agent.handover import unpack
+    from sendoff_server.process import Handover, Renewal, received, serve
 
+    if check:
+        return
     log = logging.getLogger("sendoff_server.agent")
-    part = Agent(settings)
+
+    def make(handover: Handover | None) -> parts.Agent:
+        return parts.Agent(settings, before=unpack(handover), reload=ask)
+
+    async def ask() -> str | None:
+        return await renewal.ask()
+
+    renewal = Renewal(make, received(os.environ))
 
     def announce() -> None:
+        part = cast("Agent", renewal.part)
         log.info("listens on %s", ", ".join(f"{name} {where}" for name, where in part.addresses.items()))
         if settings.outputs:
             names = ", ".join(f"{name} ({output.url.partition('?')[0]})" for name, output in settings.outputs.items())
@@ -37,4 +55,4 @@ def agent(config: Path | None) -> None:
                 settings.agent.data_dir / "agent",
             )
 
-    sys.exit(serve(part, drain_s=settings.agent.drain, announce=announce))
+    sys.exit(serve(renewal=renewal, drain_s=settings.agent.drain, announce=announce))

@@ -67,8 +67,17 @@ class DatagramInput:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._sock, self._readable)
 
+    @property
+    def over(self) -> bool:
+        """Its socket is closed."""
+        return self._sock.fileno() < 0
+
+    def go_on(self) -> None:
+        """After `hold`: read again."""
+        self.start()
+
     def hold(self) -> None:
-        """Read nothing for now: datagrams wait in the kernel. `start` undoes it."""
+        """Read nothing for now: datagrams wait in the kernel."""
         if self._loop is not None:
             self._loop.remove_reader(self._sock)
             self._loop = None

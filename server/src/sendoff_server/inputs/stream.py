@@ -102,6 +102,11 @@ class StreamInput:
         return len(self._connections)
 
     @property
+    def over(self) -> bool:
+        """It listens no more, and its last connection has ended."""
+        return self._sock.fileno() < 0 and not self._connections
+
+    @property
     def pending(self) -> int:
         """Bytes of units and lines that are not complete yet."""
         return self._pending
@@ -142,6 +147,9 @@ class StreamInput:
         self.pause()
 
     def go_on(self) -> None:
+        """After `hold`: accept again. Reading is for `resume`."""
+        if self._sock.fileno() < 0:
+            return
         self._stopped = False
         self._set_accepting(True)
 

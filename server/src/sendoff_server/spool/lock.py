@@ -9,10 +9,19 @@ from sendoff_server.spool.errors import SpoolLocked
 
 
 class Lock:
-    """Holds ``path`` locked from construction to ``release()``. Raises ``SpoolLocked`` naming the holder."""
+    """Holds ``path`` locked from construction to ``release()``. Raises ``SpoolLocked`` naming the holder.
 
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    ``kept``: a descriptor from ``keep()`` of a lock before, in this process. If it is of this file the lock was never
+    given back in between; if it is of another, that one is given back.
+    """
+
+    def __init__(self, path: Path, kept: int | None = None) -> None:
+        if kept is not None and _is(kept, path):
+            self._file = kept
+        else:
+            if kept is not None:
+                os.close(kept)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -26,3 +35,14 @@ class Lock:
     def release(self) -> None:
         """Give the lock back. The file stays: deleting it would let two processes each lock one of the same name."""
         os.close(self._file)
+
+    def keep(self) -> int:
+        """Go on holding it, by this descriptor alone: for whoever comes after in this process."""
+        return self._file
+
+
+def _is(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False

@@ -106,16 +106,17 @@ class Spool:
         limits: SpoolLimits,
         clock: Callable[[], int] = wall_ms,
         running: Callable[[], float] = time.monotonic,
+        kept_lock: int | None = None,
     ) -> "Spool":
         """Open or make the spool in the directory ``path``.
 
         ``merge`` is the core's (it runs in a thread), ``limits`` what may wait in it, ``clock`` gives Unix ms,
-        ``running`` monotonic seconds, from any thread. Raises ``SpoolLocked``, ``SpoolTooNew``, or ``SpoolFailed`` if
-        the disk refuses.
+        ``running`` monotonic seconds, from any thread; ``kept_lock`` is what ``close`` gave. Raises ``SpoolLocked``,
+        ``SpoolTooNew``, or ``SpoolFailed`` if the disk refuses.
         """
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = Lock(path / "spool.lock")
+            lock = Lock(path / "spool.lock", kept_lock)
         except OSError as error:
             raise SpoolFailed(f"the spool's directory {path} cannot be used: {error}") from error
         try:
@@ -265,10 +266,13 @@ class Spool:
             "folding": {"lines": lines, "exceptions": exceptions},
         }
 
-    def close(self) -> None:
-        """Commit what was handed in, then let go of the files and the lock. Blocks for that long; twice is fine."""
+    def close(self, *, keep_lock: bool = False) -> int | None:
+        """Commit what was handed in, then let go of the files and the lock. Blocks for that long; twice is fine.
+
+        With ``keep_lock`` the lock stays, as a descriptor for the next ``open`` in this process.
+        """
         if not self._closed.acquire(blocking=False):
-            return
+            return None
         self._writer.finish()
         self._merging.close()
         self._offers.close()
@@ -278,7 +282,10 @@ class Spool:
         except apsw.Error as error:
             log.warning("the write-ahead log could not be folded into the spool: %s", plain(error))
         self._connection.close()
+        if keep_lock:
+            return self._lock.keep()
         self._lock.release()
+        return None
 
     def _store(self, transaction: Transaction, puts: Sequence[Put]) -> None:
         self._intake.store(transaction, puts, self._clock())
