@@ -25,7 +25,7 @@ from sendoff_server.agent.web import Web
 from sendoff_server.agent.windows import Windows
 from sendoff_server.aggregate import Limits, make_core
 from sendoff_server.delivery import Delivery
-from sendoff_server.inputs import DatagramInput, Inherited, InputError, StreamInput, open_inputs, retired_inputs
+from sendoff_server.inputs import DatagramInput, Inherited, InputError, StreamInput, give_up, go_on, open_inputs
 from sendoff_server.inputs.kept import KeptSocket
 from sendoff_server.inputs.sockets import default_unix_path
 from sendoff_server.ledger import Books
@@ -150,30 +150,13 @@ class Agent:
         self.delivery.start()
         for each in self._inputs:
             each.start()
-        self._go_on(inherited)
+        go_on(self._inputs, self.intake, self._running, inherited, self._for_a_while())
+        if before is not None:
+            waited = self._running() * 1000 - before.held_ms
+            log.info(
+                "reloaded: version %s goes on after %s; nothing was read for %d ms", __version__, before.code, waited
+            )
         self.phase = "running"
-
-    def _go_on(self, inherited: Inherited) -> None:
-        """Where the run before stopped reading: at its connections, and at sockets that nobody wants any more."""
-        for each in retired_inputs(self.intake, self._running, inherited):
-            log.info("input %s no longer listens on %s", each.name, each.address)
-            each.start()
-            self._inputs.append(each)
-            if isinstance(each, StreamInput):
-                each.retire()
-            else:
-                each.drain(self._for_a_while())
-                each.close()
-        streams = {each.name: each for each in reversed(self._inputs) if isinstance(each, StreamInput)}
-        for connection in inherited.connections[:]:
-            if connection.input in streams:
-                inherited.connections.remove(connection)
-                streams[connection.input].adopt(connection)
-        inherited.close()
-        if self._before is not None:
-            waited = self._running() * 1000 - self._before.held_ms
-            log.info("reloaded: version %s goes on after %s; nothing was read for %d ms", __version__,
-                     self._before.code, waited)  # fmt: skip
 
     def _control_path(self) -> Path | None:
         """Beside the Unix input's socket, or where that would be."""
@@ -314,19 +297,14 @@ class Agent:
         self._stopped = True
         await self._end_tasks()
         await self.delivery.stop(HAND_OVER_S)
-        sockets, connections = await self._web.give_up(), []
-        for each in self._inputs:
-            if isinstance(each, StreamInput):
-                kept, open_now = each.give_up()
-                connections += open_now
-            else:
-                kept = each.give_up()
-            if kept.descriptor >= 0:
-                sockets.append(kept)
+        web = await self._web.give_up()
+        sockets, connections = give_up(self._inputs)
         lock = await asyncio.to_thread(self._spool.close, keep_lock=True)
         self.phase = "stopped"
         clients = self.clients.keep(self._running())
-        return pack(State(held_ms=self._held_ms, lock=lock, sockets=sockets, connections=connections, clients=clients))
+        return pack(
+            State(held_ms=self._held_ms, lock=lock, sockets=sockets + web, connections=connections, clients=clients)
+        )
 
     # ---- stop ----
 

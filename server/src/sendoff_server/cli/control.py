@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 TIMEOUT_S = 5.0
 LONGEST_ANSWER = 64 * 2**20
+ANSWERS = (http.HTTPStatus.OK, http.HTTPStatus.ACCEPTED, http.HTTPStatus.CONFLICT)
+"""Whatever else it says is no answer. A conflict says in its JSON why nothing was done."""
 
 
 class NoAnswer(Exception):
@@ -20,8 +22,8 @@ class NoAnswer(Exception):
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S)
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
@@ -41,7 +43,7 @@ def control_places(configured: Path | Literal[False] | None, environ: Mapping[st
     return [place.parent / "control.sock" for place in places]
 
 
-def ask(path: str, places: list[Path], uid: int) -> Any:
+def ask(path: str, places: list[Path], uid: int, method: str = "GET", timeout_s: float = TIMEOUT_S) -> Any:
     """The JSON at ``path`` from the first agent that answers. Raises `NoAnswer`."""
     tried: list[str] = []
     for place in places:
@@ -49,7 +51,7 @@ def ask(path: str, places: list[Path], uid: int) -> Any:
             if _is_somebody_elses(place.parent, uid):
                 tried.append(f"{place}: its folder belongs to another user, and anybody could have made it")
                 continue
-            return _get(place, path)
+            return _get(place, path, method, timeout_s)
         except FileNotFoundError:
             tried.append(f"{place}: nothing there")
         except PermissionError:
@@ -66,13 +68,13 @@ def _is_somebody_elses(folder: Path, uid: int) -> bool:
     return folder.name == f"sendoff-{uid}" and os.lstat(folder).st_uid != uid
 
 
-def _get(place: Path, path: str) -> Any:
-    connection = _UnixConnection(place)
+def _get(place: Path, path: str, method: str, timeout_s: float) -> Any:
+    connection = _UnixConnection(place, timeout_s)
     try:
-        connection.request("GET", path)
+        connection.request(method, path)
         answer = connection.getresponse()
         body = answer.read(LONGEST_ANSWER)
-        if answer.status != http.HTTPStatus.OK:
+        if answer.status not in ANSWERS:
             raise ValueError(f"answered {answer.status} {answer.reason}")
         return json.loads(body)
     finally:

@@ -6,6 +6,7 @@ from sendoff_server.cli.agent import agent
 from sendoff_server.cli.check import check
 from sendoff_server.cli.dev import dev
 from sendoff_server.cli.gateway import gateway
+from sendoff_server.cli.reload import reload
 from sendoff_server.cli.status import status
 from sendoff_server.cli.version import version
 
@@ -18,5 +19,5 @@ def main() -> None:
     """
 
 
-for _command in (agent, gateway, dev, status, check, version):
+for _command in (agent, gateway, dev, status, reload, check, version):
     main.add_command(_command)

@@ -3,7 +3,7 @@
 from sendoff_server.inputs.contract import InputError, Intake, Link, Session
 from sendoff_server.inputs.datagram import DatagramInput
 from sendoff_server.inputs.inherited import Inherited
-from sendoff_server.inputs.open import open_inputs, retired_inputs
+from sendoff_server.inputs.open import give_up, go_on, open_inputs
 from sendoff_server.inputs.stream import StreamInput
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Link",
     "Session",
     "StreamInput",
+    "give_up",
+    "go_on",
     "open_inputs",
-    "retired_inputs",
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from sendoff_server.inputs.contract import InputError, Intake
 from sendoff_server.inputs.datagram import DatagramInput
 from sendoff_server.inputs.inherited import Inherited
-from sendoff_server.inputs.kept import KeptSocket
+from sendoff_server.inputs.kept import KeptConnection, KeptSocket
 from sendoff_server.inputs.sockets import (
     default_unix_path,
     inode_of,
@@ -68,9 +68,46 @@ def open_inputs(
     return made
 
 
-def retired_inputs(intake: Intake, clock: Callable[[], float], inherited: Inherited) -> list[Input]:
-    """Inputs for the sockets that the settings do not want any more: to be started, read to their end, and closed."""
-    return [_input(sock, kept, intake, clock) for sock, kept in inherited.rest(*STREAMS, *DATAGRAMS)]
+def go_on(
+    inputs: list[Input],
+    intake: Intake,
+    clock: Callable[[], float],
+    inherited: Inherited,
+    may_go_on: Callable[[], bool],
+) -> None:
+    """Go on where the run before stopped, with inputs that are started: at its connections; and, as inputs that end by
+    themselves, at sockets that the settings do not want any more, since somebody may have written there.
+    """
+    for sock, kept in inherited.rest(*STREAMS, *DATAGRAMS):
+        old = _input(sock, kept, intake, clock)
+        log.info("input %s no longer listens on %s", old.name, old.address)
+        old.start()
+        inputs.append(old)
+        if isinstance(old, StreamInput):
+            old.retire()
+        else:
+            old.drain(may_go_on)
+            old.close()
+    streams = {each.name: each for each in reversed(inputs) if isinstance(each, StreamInput)}
+    for connection in inherited.connections[:]:
+        if connection.input in streams:
+            inherited.connections.remove(connection)
+            streams[connection.input].adopt(connection)
+    inherited.close()
+
+
+def give_up(inputs: list[Input]) -> tuple[list[KeptSocket], list[KeptConnection]]:
+    """Everything that inputs which were told to `hold` have, for another run to go on with."""
+    sockets, connections = [], []
+    for each in inputs:
+        if isinstance(each, StreamInput):
+            kept, open_now = each.give_up()
+            connections += open_now
+        else:
+            kept = each.give_up()
+        if kept.descriptor >= 0:
+            sockets.append(kept)
+    return sockets, connections
 
 
 def find(
