@@ -140,7 +140,8 @@ class Agent:
         self._inputs = open_inputs(settings.inputs, self.intake, self._running, inherited)
         self.rates = Rates(self._running)
         self.status_of = Status(self, spool, self._inputs, self._settings)
-        self._web = Web(self.status_of, Control(spool, self.committer, self._reload))
+        control = Control(spool, self.committer, self._clock, self.delivery.wake, self._reload)
+        self._web = Web(self.status_of, control)
         self.rates.note(self.status_of.totals())
         self.addresses = {each.name: each.address for each in self._inputs}
         self.addresses |= await self._web.start(settings.web.listen, self._control_path(), inherited)

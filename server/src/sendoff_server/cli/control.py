@@ -7,10 +7,11 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+T = TypeVar("T")
 TIMEOUT_S = 5.0
 LONGEST_ANSWER = 64 * 2**20
 ANSWERS = (http.HTTPStatus.OK, http.HTTPStatus.ACCEPTED, http.HTTPStatus.CONFLICT)
@@ -19,6 +20,15 @@ ANSWERS = (http.HTTPStatus.OK, http.HTTPStatus.ACCEPTED, http.HTTPStatus.CONFLIC
 
 class NoAnswer(Exception):
     """No agent answered. The message says where was looked, and what to do."""
+
+
+class Refused(Exception):
+    """The agent answered, and does not do what it was asked. The message is its own."""
+
+    def __init__(self, words: str, status: int, answer: Any) -> None:
+        super().__init__(words)
+        self.status = status
+        self.answer = answer
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -45,13 +55,57 @@ def control_places(configured: Path | Literal[False] | None, environ: Mapping[st
 
 def ask(path: str, places: list[Path], uid: int, method: str = "GET", timeout_s: float = TIMEOUT_S) -> Any:
     """The JSON at ``path`` from the first agent that answers. Raises `NoAnswer`."""
+    return _first(places, uid, lambda place: _get(place, path, method, timeout_s))
+
+
+def find(places: list[Path], uid: int) -> Path:
+    """The control socket of the first agent that answers. Raises `NoAnswer`."""
+
+    def answers(place: Path) -> Path:
+        _get(place, "/healthz", "GET", TIMEOUT_S)
+        return place
+
+    return _first(places, uid, answers)
+
+
+def exchange(
+    place: Path, path: str, body: bytes | None = None, timeout_s: float = TIMEOUT_S
+) -> tuple[bytes, Mapping[str, str]]:
+    """What the agent there answers to a GET, or to a POST of JSON, and the answer's headers.
+
+    Raises `Refused` for what it does not do, `NoAnswer` if it ended meanwhile.
+    """
+    connection = _UnixConnection(place, timeout_s)
+    try:
+        connection.request("GET" if body is None else "POST", path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        found = answer.read(LONGEST_ANSWER)
+        if answer.status != http.HTTPStatus.OK:
+            raise _refused(answer, found)
+        return found, dict(answer.headers)
+    except (OSError, http.client.HTTPException) as error:
+        raise NoAnswer(f"the agent at {place} answers no more: {error or type(error).__name__}") from error
+    finally:
+        connection.close()
+
+
+def _refused(answer: http.client.HTTPResponse, body: bytes) -> Refused:
+    try:
+        found = json.loads(body)
+    except ValueError:
+        found = {}
+    words = found.get("detail") or found.get("why") if isinstance(found, dict) else None
+    return Refused(words or f"the agent answered {answer.status} {answer.reason}", answer.status, found)
+
+
+def _first(places: list[Path], uid: int, work: Callable[[Path], T]) -> T:
     tried: list[str] = []
     for place in places:
         try:
             if _is_somebody_elses(place.parent, uid):
                 tried.append(f"{place}: its folder belongs to another user, and anybody could have made it")
                 continue
-            return _get(place, path, method, timeout_s)
+            return work(place)
         except FileNotFoundError:
             tried.append(f"{place}: nothing there")
         except PermissionError:

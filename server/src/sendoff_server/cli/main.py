@@ -6,7 +6,9 @@ from sendoff_server.cli.agent import agent
 from sendoff_server.cli.check import check
 from sendoff_server.cli.dev import dev
 from sendoff_server.cli.gateway import gateway
+from sendoff_server.cli.receipt import receipt
 from sendoff_server.cli.reload import reload
+from sendoff_server.cli.spool import spool
 from sendoff_server.cli.status import status
 from sendoff_server.cli.version import version
 
@@ -19,5 +21,5 @@ def main() -> None:
     """
 
 
-for _command in (agent, gateway, dev, status, reload, check, version):
+for _command in (agent, gateway, dev, status, spool, receipt, reload, check, version):
     main.add_command(_command)

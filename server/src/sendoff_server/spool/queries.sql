@@ -167,8 +167,22 @@ SELECT key, state FROM gauge;
 
 -- name: add_dead
 -- Keep a dead letter.
-INSERT INTO dead (output, batch, kind, at, status, code, excerpt, lines, n, checksum, blob)
-VALUES (:output, :batch, :kind, :at, :status, :code, :excerpt, :lines, :n, :checksum, :blob) RETURNING dead;
+INSERT INTO dead (output, batch, kind, at, status, code, excerpt, lines, n, sources, epoch, first, window, checksum, blob)
+VALUES (:output, :batch, :kind, :at, :status, :code, :excerpt, :lines, :n, :sources, :epoch, :first, :window, :checksum,
+    :blob) RETURNING dead;
+
+-- name: next_dead
+-- The number that the next dead letter will have.
+SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'dead'), 0) + 1;
+
+-- name: dead_letter
+-- One dead letter, whole.
+SELECT dead, output, batch, kind, at, status, code, lines, n, sources, epoch, first, window, checksum, blob
+FROM dead WHERE dead = :dead;
+
+-- name: delete_dead
+-- A dead letter goes.
+DELETE FROM dead WHERE dead = :dead RETURNING dead;
 
 -- name: prune_dead
 -- The oldest quarter of a class's dead letters goes.

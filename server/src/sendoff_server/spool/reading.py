@@ -32,3 +32,15 @@ class Reading:
     def close(self) -> None:
         self._pool.shutdown(wait=True)
         self._connection.close()
+
+
+def look_once(path: Path, work: Callable[[apsw.Connection], T]) -> T:
+    """Read by a connection of its own. Raises ``SpoolFailed``."""
+    try:
+        connection = connect_reader(path)
+        try:
+            return work(connection)
+        finally:
+            connection.close()
+    except apsw.Error as error:
+        raise SpoolFailed(plain(error)) from error

@@ -8,6 +8,7 @@ promise is in one place:
 - damage is set apart and counted, and the rest goes on (``database.py``, ``_lose``).
 """
 
+import asyncio
 import json
 import logging
 import os
@@ -16,12 +17,12 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import apsw
 
 from sendoff_server.ledger import Books
-from sendoff_server.spool import accounts, folding, leasing, receipts
+from sendoff_server.spool import accounts, folding, keeping, leasing, receipts
 from sendoff_server.spool.database import open_database
 from sendoff_server.spool.errors import SpoolFailed
 from sendoff_server.spool.intake import Copied, Intake, batch_header, count_rotation, wanting_events
@@ -29,7 +30,7 @@ from sendoff_server.spool.lock import Lock
 from sendoff_server.spool.merging import Merging
 from sendoff_server.spool.offering import Offers
 from sendoff_server.spool.outputs import reconcile
-from sendoff_server.spool.reading import Reading
+from sendoff_server.spool.reading import Reading, look_once
 from sendoff_server.spool.records import (
     ClientState,
     EventIn,
@@ -47,6 +48,8 @@ from sendoff_server.spool.sql import ask
 from sendoff_server.spool.writer import Put, Transaction, Writer, plain
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def wall_ms() -> int:
@@ -70,7 +73,7 @@ class Spool:
         clock: Callable[[], int],
         running: Callable[[], float],
     ) -> None:
-        self._path = path
+        self._path = self.path = path
         self._connection = connection
         self._lock = lock
         self._outputs = sorted(output.name for output in outputs)
@@ -220,6 +223,23 @@ class Spool:
     async def books(self) -> Books:
         """The books as of one commit. ``frames`` and ``kernel`` are the agent's to fill in. Raises ``SpoolFailed``."""
         return await self._looking.run(accounts.read_books)
+
+    async def look(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Read by a connection of its own, for as long as it takes. Raises ``SpoolFailed``."""
+        return await asyncio.to_thread(look_once, self._path / "spool.db", work)
+
+    async def replay(self, wish: keeping.Replaying) -> dict[str, Any]:
+        """Let dead letters wait for their outputs again: see ``keeping``. Raises ``SpoolFailed``."""
+        return await self._writer.submit(lambda transaction: keeping.replaying(transaction, wish, self._outputs))
+
+    async def purge(self, wish: keeping.Purging) -> dict[str, Any]:
+        """Throw away what nobody wants to send any more: see ``keeping``. Raises ``SpoolFailed``."""
+        return await self._writer.submit(lambda transaction: keeping.purging(transaction, wish), frees=True)
+
+    async def remember(self, output: str, dedupe_s: int) -> None:
+        """Keep for how long a destination recognises repeats: a replay after that is asked about."""
+        values = {"key": f"dedupe_s/{output}", "value": dedupe_s}
+        await self._writer.submit(lambda transaction: ask(transaction.connection, "set_meta", values))
 
     async def fold_clients(self, before_ms: int) -> list[str]:
         """Fold clients that ended and were last seen before a time into their service's totals; their ids."""

@@ -1,4 +1,4 @@
-"""Loads ``queries.sql``: each query has a name and a sentence that says what it is for."""
+"""Loads ``queries.sql`` and ``keeping.sql``: each query has a name and a sentence that says what it is for."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,7 +43,7 @@ def _text(name: str) -> str:
     return files(__package__ or "").joinpath(name).read_text(encoding="utf-8")
 
 
-QUERIES = load(_text("queries.sql"))
+QUERIES = load(_text("queries.sql") + "\n" + _text("keeping.sql"))
 
 
 def ask(connection: apsw.Connection, query: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
