@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench fuzz dist lock format
+.PHONY: help demo test check bench chaos fuzz dist lock format
 
 help: ## List these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ check: $(READY) ## Check shape, faults and types, without running anything
 
 bench: $(READY) ## Measure, and print the tables
 	@$(PYTHON) -m bench
+
+chaos: $(READY) ## Kill, stop and cheat everything for CHAOS_SECONDS (300), or for CHAOS_CYCLES kills; CHAOS_SEED repeats
+	@$(PYTHON) -m tests.oracle --seconds $${CHAOS_SECONDS:-300} --cycles $${CHAOS_CYCLES:-0} $${CHAOS_SEED:+--seed $$CHAOS_SEED}
 
 fuzz: $(READY) ## Throw damaged input at every decoder, for FUZZ_SECONDS (default 60) each
 	@FUZZ_SECONDS=$${FUZZ_SECONDS:-60} $(PYTHON) -m pytest -q -o timeout=0 tests/fuzz

@@ -63,7 +63,8 @@ class Part:
     cwd: Path | None = None
     process: subprocess.Popen[bytes] | None = None
 
-    def start(self, ready_url: str) -> None:
+    def launch(self) -> None:
+        """Start it, without waiting for anything."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -73,6 +74,9 @@ class Part:
                 cwd=self.cwd,
                 env={**os.environ, **self.env},
             )
+
+    def start(self, ready_url: str) -> None:
+        self.launch()
         try:
             wait_until(f"{self.name}: ready", lambda: self._alive() and answers(ready_url))
         except NotReady as error:

@@ -1,0 +1,104 @@
+"""The end of a run: all faults are over, the producers end in order, everything is delivered, and the evidence is kept.
+
+The verdict is then a function of files: the books, the timeline, the destination's store, the gateway's store, and what
+agent and gateway said last.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from demo.parts import wait_until
+from sendoff_server.spool.items import unseal
+from tests.oracle.destination import content_of
+from tests.oracle.world import Fatal, World, wait_dead
+
+FRESH_S = 30.0
+"""After the faults, a new event is in the gateway within this."""
+DRAIN_S = 150.0
+"""Everything is delivered within this: two of the longest waits between retries, and some."""
+
+
+def end_producers(world: World, slots: list[str]) -> None:
+    """SIGTERM, and wait until they have flushed. Raises `Fatal`."""
+    for slot in slots:
+        process = world.producers[slot].process
+        if process is not None and process.poll() is None:
+            process.terminate()
+    for slot in slots:
+        if not wait_dead(world.producers[slot], 90):
+            raise Fatal(f"the producer {slot} does not end")
+
+
+def finish(world: World) -> None:
+    """Deliver everything, and write down what is to be judged."""
+    evidence: dict[str, Any] = {"fresh_s": fresh(world)}
+    end_producers(world, [slot for slot in world.producers if slot != "fresh"])
+    wait_until("everything delivered", lambda: delivered(world), seconds=DRAIN_S)
+    evidence["status"] = world.status()
+    wait_until("the gateway has the agent's last books", lambda: reported(world, evidence["status"]), seconds=30)
+    evidence["ledger"] = world.api("ledger")
+    evidence["counts"] = world.api("counts")
+    world.agent.stop()
+    evidence["dead"] = dead_letters(world.folder / "agent-disk" / "agent")
+    world.gateway.stop()
+    (world.folder / "evidence.json").write_text(json.dumps(evidence, indent=1))
+
+
+def fresh(world: World) -> float:
+    """Seconds until an event that is sent now is in the gateway's store."""
+    began = time.monotonic()
+    world.producer_up("fresh", "fresh", 10)
+    wait_until("a fresh event at the gateway", lambda: arrived(world.folder, "fresh"), seconds=FRESH_S + 60)
+    took = time.monotonic() - began
+    end_producers(world, ["fresh"])
+    return took
+
+
+def arrived(folder: Path, service: str) -> int:
+    """Events of a service in the gateway's store."""
+    store = apsw.Connection(str(folder / "gateway" / "gateway.sqlite3"), flags=apsw.SQLITE_OPEN_READONLY)
+    store.set_busy_timeout(5_000)
+    try:
+        count: int = store.execute("SELECT count(*) FROM events WHERE service = ?", (service,)).get
+        return count
+    finally:
+        store.close()
+
+
+def delivered(world: World) -> bool:
+    books: Any = world.status()["books"]
+    return not any(row["pending"] for row in books["events"] + books["points_out"]) and not books["in_windows"]
+
+
+def reported(world: World, status: Any) -> bool:
+    """Whether the gateway has the books as the agent showed them."""
+    agents: Any = world.api("ledger")["agents"]
+    return len(agents) == 1 and comparable(agents[0]["books"], "events") == comparable(
+        status["books"]["events"], "events"
+    )
+
+
+def comparable(books: list[dict[str, Any]], name: str) -> list[tuple[str, str, int, int]]:
+    """Books of events in the order of their names, with what must agree everywhere."""
+    own = [book for book in books if book.get("book", name) == name]
+    return sorted((book["source"], book["output"], book["received"], book["delivered"]) for book in own)
+
+
+def dead_letters(spool: Path) -> list[dict[str, Any]]:
+    """What destinations refused for good: output, and of each event its ref and digest."""
+    path = spool / "spool.db"
+    store = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    found = []
+    for output, status, n, blob in store.execute("SELECT output, status, n, blob FROM dead"):
+        header, lines = unseal(blob)
+        events = [json.loads(line) for line in lines] if header["type"] == "events" else []
+        refs = [(event["fields"].get("ref"), content_of(event)) for event in events]
+        found.append({"output": output, "status": status, "n": n, "type": header["type"], "refs": refs})
+    store.close()
+    return found
