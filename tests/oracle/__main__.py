@@ -24,7 +24,7 @@ from tests.oracle.verdict import judge
 from tests.oracle.world import Fatal, World
 
 CALM = {"c1": "calm", "c2": "calm-network", "c3": "calm-confirm"}
-WILD = {"w1": "plain", "w2": "network", "w3": "confirm", "w4": "large", "w5": "plain"}
+WILD = {"w1": "plain", "w2": "network", "w3": "confirm", "w4": "large", "w5": "plain", "w6": "storm"}
 
 
 def main() -> int:

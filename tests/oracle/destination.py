@@ -109,7 +109,10 @@ class Handler(BaseHTTPRequestHandler):
         header, *lines = (json.loads(line) for line in body.splitlines() if line)
         kept: dict[str, Any] = {"batch": header["batch"], "type": header["type"]}
         if header["type"] == "events":
-            kept["events"] = [(line["fields"].get("ref"), line["id"], content_of(line)) for line in lines]
+            kept["events"] = [
+                (line["fields"].get("ref"), line["id"], content_of(line), line["service"], 1 + line.get("repeats", 0))
+                for line in lines
+            ]
         else:
             kept["covers"] = [header["agent"], *header["covers"]]
             kept["series"] = [

@@ -6,7 +6,6 @@ SIGTERM, then ends in order; or until it is killed. What it sends is a function 
 
 from __future__ import annotations
 
-import inspect
 import random
 import signal
 import sys
@@ -17,11 +16,11 @@ from typing import Any
 
 import sendoff
 from sendoff import current
+from sendoff.receipt import Receipt
 from tests.oracle.book import Pen, digest
 
 LETTERS = 'abcdefghijklmnoprstuvyz äßøλж漢🙂"\\\n\t'
 FLUSH_S = 60.0
-CONFIRMS = "confirm" in inspect.signature(sendoff.event).parameters
 
 
 class Producer:
@@ -36,7 +35,7 @@ class Producer:
         self.points = 0
         self.amount = 0
         self.acknowledged = 0
-        self.receipts: list[tuple[str, Any]] = []
+        self.receipts: list[tuple[str, Receipt]] = []
 
     def step(self) -> None:
         """One event or exception, and some points."""
@@ -48,8 +47,10 @@ class Producer:
             "filling": self._text(),
             "deep": {"list": [1, None]},
         }
-        if self.random.random() < 0.1:
-            self._exception(ref, content)
+        if self.kind == "storm":
+            self._exception(ref, content, "storm")
+        elif self.random.random() < 0.1:
+            self._exception(ref, content, ref)
         else:
             self._event(ref, content)
         self._count(self.random.randrange(8))
@@ -61,18 +62,16 @@ class Producer:
 
     def _event(self, ref: str, content: dict[str, object]) -> None:
         self.pen.write(op="try", ref=ref, digest=digest("chaos.done", content))
-        if self.kind.endswith("confirm") and CONFIRMS:
-            made: Any = sendoff.event("chaos.done", **content, confirm=True)
-            event_id = None if made is None else str(getattr(made, "id", made))
+        made = sendoff.event("chaos.done", confirm=self.kind.endswith("confirm"), **content)
+        if isinstance(made, Receipt):
             self.receipts.append((ref, made))
-        else:
-            event_id = sendoff.event("chaos.done", **content)
-        self._sent(ref, event_id)
+            made = made.id
+        self._sent(ref, made)
 
-    def _exception(self, ref: str, content: dict[str, object]) -> None:
+    def _exception(self, ref: str, content: dict[str, object], fingerprint: str) -> None:
         self.pen.write(op="try", ref=ref, digest=digest("RuntimeError", content))
         error = RuntimeError(ref)
-        self._sent(ref, sendoff.capture_exception(error, fields=content, fingerprint=[ref]))
+        self._sent(ref, sendoff.capture_exception(error, fields=content, fingerprint=[fingerprint]))
 
     def _sent(self, ref: str, event_id: str | None) -> None:
         self.pen.write(op="sent", ref=ref, id=event_id, written=written(), t=time.monotonic())
@@ -93,8 +92,12 @@ class Producer:
         elif isinstance(acked, int) and acked > self.acknowledged:
             self.acknowledged = acked
             self.pen.write(op="acknowledged", upto=acked)
-        while self.receipts and spooled(self.receipts[0][1]):
-            self.pen.write(op="receipt", ref=self.receipts.pop(0)[0])
+        while self.receipts and self.receipts[0][1].state != "pending":
+            ref, receipt = self.receipts.pop(0)
+            if receipt.state == "spooled":
+                self.pen.write(op="receipt", ref=ref)
+            elif receipt.id is not None:
+                self.pen.write(op="trouble", what=f"the receipt of {ref} says {receipt.state} {receipt.reason}")
 
     def end(self) -> None:
         """In order: everything acknowledged, or said that it is not."""
@@ -123,11 +126,6 @@ def written() -> bool:
     return not outbox.pending and not outbox.channel.held.to_write and stream is not None and stream.job is None
 
 
-def spooled(receipt: Any) -> bool:
-    """Whether a receipt says now, without waiting, that its event is on the agent's disk."""
-    return bool(receipt is not None and getattr(receipt, "state", None) == "spooled")
-
-
 def main() -> int:
     name, book, kind, rate, seed = sys.argv[1:]
     producer = Producer(name, Path(book), kind, int(seed))
@@ -138,7 +136,7 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, told_to_end)
     group = kind.split("-")[0]
-    service = group if group in ("calm", "fresh") else "wild"
+    service = group if group in ("calm", "fresh", "storm") else "wild"
     producer.pen.write(op="begin", service=service, calm=group == "calm", kind=kind)
     sendoff.init(service=service, env="chaos", linger=2)
     pause = 1 / float(rate)

@@ -52,7 +52,9 @@ def raise_counter(folder: Path) -> None:
     series, start, line = next(store.execute(query))
     window = json.loads(line)
     window["sum"] += 1
-    store.execute("UPDATE windows SET line = ? WHERE series = ? AND start = ?", (json.dumps(window).encode(), series, start))
+    store.execute(
+        "UPDATE windows SET line = ? WHERE series = ? AND start = ?", (json.dumps(window).encode(), series, start)
+    )
 
 
 def remove_window(folder: Path) -> None:

@@ -24,7 +24,19 @@ SEED = "20"
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """The folder that a short run leaves, and what it printed."""
     folder = tmp_path_factory.mktemp("oracle")
-    command = [sys.executable, "-m", "tests.oracle", "--seconds", "21", "--rate", "25", "--seed", SEED, "--folder", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.oracle",
+        "--seconds",
+        "21",
+        "--rate",
+        "25",
+        "--seed",
+        SEED,
+        "--folder",
+        str(folder),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     yield folder, done.stdout + done.stderr
     shutil.rmtree(folder, ignore_errors=True)
