@@ -12,6 +12,9 @@ import pytest
 
 import sendoff
 from clients.python.tests.peer import Peer, listen_tcp, points_of, until
+from sendoff import current
+from sendoff.client import Client
+from sendoff.sending import routes
 
 
 class Datagrams:
@@ -52,6 +55,25 @@ def test_points_come_in_datagrams_that_say_who_sent_them(agent: Datagrams, host:
     assert sendoff.flush(5)
     header, _, _ = agent.read()
     assert header["n"] == 1
+
+
+def test_after_a_silence_the_number_of_points_is_said_again_and_then_no_more(
+    agent: Datagrams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "SILENCE", 0.02)
+    sendoff.init(f"udp://127.0.0.1:{agent.port}", service="shop")
+    sendoff.increment("a", 2)
+    assert sendoff.flush(5)
+    assert agent.read()[0]["n"] == 0
+    for _ in range(routes.SAYINGS):
+        header, lines, _ = agent.read()
+        assert (header["kind"], header["n"], header["service"], lines) == ("metrics", 1, "shop", [])
+    assert isinstance(current.client, Client)
+    route = current.client.outbox.route
+    until(lambda: route.due_at is None and current.client.outbox._turned[0] is None, "the thread sleeps for good")
+    sendoff.close()
+    header, lines, _ = agent.read()
+    assert (header["kind"], json.loads(lines[0])["last_n"]) == ("bye", 1)
 
 
 def test_events_come_by_tcp_under_another_client_id(agent: Datagrams) -> None:

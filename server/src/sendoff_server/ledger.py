@@ -143,6 +143,8 @@ class Books:
     """Refused frames by input and reason: filled in by the agent."""
     kernel: dict[str, int] = field(default_factory=dict)
     """Datagrams the kernel dropped, by socket: filled in by the agent."""
+    in_kernel: dict[str, int] = field(default_factory=dict)
+    """Points in them that are in the gaps of Sendoff's clients as well, by socket: the same loss, not another one."""
 
     def balance(self) -> list[str]:
         """What does not balance, one sentence each. Anything in here is a defect of Sendoff's."""
@@ -177,7 +179,8 @@ class Books:
         out += [_line("memo", "client", memo) for memo in self.clients]
         encode = msgspec.json.encode
         out += [encode({"memo": "frames", "input": name, "refused": refused}) for name, refused in self.frames.items()]
-        out += [encode({"memo": "kernel", "socket": name, "dropped": n}) for name, n in self.kernel.items()]
+        for name, n in self.kernel.items():
+            out.append(encode({"memo": "kernel", "socket": name, "dropped": n, "points": self.in_kernel.get(name, 0)}))
         return out
 
 
@@ -253,6 +256,11 @@ def _memo_families(books: Books) -> "Iterator[Metric]":
     kernel = CounterMetricFamily("sendoff_kernel_dropped", "Datagrams that the kernel dropped", labels=["socket"])
     for name, n in books.kernel.items():
         kernel.add_metric([name], n)
+    points = CounterMetricFamily(
+        "sendoff_kernel_dropped_points", "Points in them that are in the gap of their client, too", labels=["socket"]
+    )
+    for name, n in books.in_kernel.items():
+        points.add_metric([name], n)
     missing: dict[str, int] = {}
     dropped: dict[tuple[str, str], int] = {}
     for memo in (*books.clients, *books.folded_clients):
@@ -266,7 +274,7 @@ def _memo_families(books: Books) -> "Iterator[Metric]":
     for (service, reason), n in dropped.items():
         drops.add_metric([service, reason], n)
     balanced = GaugeMetricFamily("sendoff_books_balanced", "1 while every book balances", value=not books.balance())
-    yield from (frames, kernel, gaps, drops, balanced)
+    yield from (frames, kernel, points, gaps, drops, balanced)
 
 
 Row = tuple[str, str, str, str, str, int]

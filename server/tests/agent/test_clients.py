@@ -71,6 +71,33 @@ def test_points_that_stay_missing_for_two_seconds_are_a_gap(client: Client) -> N
     assert client.state.gap == 5
 
 
+def test_a_client_that_says_its_n_after_a_silence_has_its_gaps_charged_at_once(client: Client) -> None:
+    client.points(0, 10, 0.0)
+    client.points(15, 5, 1.0)
+    assert client.points(30, 0, 1.6)
+    client.settle(1.6)
+    assert (client.state.gap, client.state.points, client.state.next_n) == (15, 15, 30)
+    assert client.points(30, 0, 2.6), "said again, it changes nothing, and is no repeat of points"
+    assert client.points(12, 0, 2.6), "nor does one that was overtaken"
+    client.settle(10.0)
+    assert (client.state.gap, client.state.next_n) == (15, 30)
+
+
+def test_a_gap_on_a_socket_that_dropped_meanwhile_is_the_same_loss_as_the_drop() -> None:
+    known = Clients([], 0.0)
+    known.get("a" * 32, 0, 0.0).points(0, 10, 100.0, "udp")
+    known.get("a" * 32, 0, 0.0).points(15, 0, 101.0, "udp")
+    known.get("b" * 32, 0, 0.0).points(0, 10, 200.0, "udp")
+    known.get("b" * 32, 0, 0.0).points(17, 0, 201.0, "udp")
+    known.get("c" * 32, 0, 0.0).points(0, 10, 100.0)
+    known.get("c" * 32, 0, 0.0).points(19, 0, 101.0)  # on a stream no kernel drops anything
+    known.tick(201.0, {"udp": 101.0})
+    assert known.in_kernel == {"udp": 5}
+    assert sum(client.state.gap for client in known) == 5 + 7 + 9
+    known.tick(202.0, {"udp": 202.0})
+    assert known.in_kernel == {"udp": 5}, "each gap is asked about once"
+
+
 def test_a_frame_that_fills_the_hole_in_time_is_no_gap(client: Client) -> None:
     client.points(0, 10, 0.0)
     client.points(15, 5, 1.0)
@@ -172,9 +199,9 @@ def test_a_silent_client_without_connection_is_tail_unknown_by_running_time_not_
     known = Clients([], 0.0)
     client = known.get("a" * 32, 1_000, 0.0)
     known.get("b" * 32, 10**15, 1.0)  # the wall clock jumps
-    known.tick(2.0)
+    known.tick(2.0, {})
     assert client.state.state == "live"
-    known.tick(301.0)
+    known.tick(301.0, {})
     assert client.state.state == "tail unknown"
 
 
@@ -201,8 +228,45 @@ def test_clients_that_ended_long_ago_are_folded_and_no_others() -> None:
     known.get("c" * 32, 5, 0.0).received = 1  # something waits
     old = known.to_fold(5_001.0)
     assert [(state.client, state.seen) for state in old] == [("a" * 32, 0)]
-    known.folded(["a" * 32])
+    known.folded(old)
     assert len(known) == 2
+
+
+def test_what_a_folded_client_said_it_dropped_counts_once_also_when_it_comes_back() -> None:
+    known = Clients([], 0.0)
+    client = known.get("a" * 32, 10**12, 0.0)
+    client.points(0, 7, 0.0)
+    client.drops({"event.buffer_full": 3, "metric.closed": 1})
+    client.bye({"last_seq": 0, "last_n": 9}, 0.0)
+    client.settle(100.0)
+    folded = known.to_fold(5_001.0)
+    again = known.get("a" * 32, 10**12, 5_001.0)  # while its copy is on the way to the disk
+    again.points(9, 4, 5_001.0)
+    again.drops({"event.buffer_full": 5, "metric.closed": 1})
+    known.folded(folded)
+    [total] = folded
+    assert (total.points, total.gap, total.dropped) == (7, 2, {"event.buffer_full": 3, "metric.closed": 1})
+    assert known.get("a" * 32, 0, 5_001.0) is again
+    assert (again.state.points, again.state.gap, again.state.dropped) == (4, 0, {"event.buffer_full": 2})
+    kept = Client.stored(again.copy(0), 0.0)  # over a restart
+    kept.drops({"event.buffer_full": 6, "metric.closed": 2})
+    assert kept.state.dropped == {"event.buffer_full": 3, "metric.closed": 1}
+
+
+def test_a_client_that_gave_way_and_came_back_counts_once() -> None:
+    known = Clients([], 0.0, most=1)
+    client = known.get("a" * 32, 0, 0.0)
+    client.points(0, 5, 0.0)
+    client.points(8, 1, 0.0)
+    client.drops({"event.closed": 2})
+    known.get("b" * 32, 0, 0.0)
+    folded = known.to_fold(0.0)
+    again = known.get("a" * 32, 0, 0.0)
+    again.drops({"event.closed": 3})
+    known.folded(state for state in folded if state.client == "a" * 32)
+    [total] = [state for state in folded if state.client == "a" * 32]
+    assert (total.points, total.gap, total.dropped) == (6, 3, {"event.closed": 2})
+    assert (again.state.points, again.state.gap, again.state.dropped) == (0, 0, {"event.closed": 1})
 
 
 def test_beyond_the_limit_the_one_longest_unheard_gives_way_and_is_folded() -> None:
@@ -212,7 +276,7 @@ def test_beyond_the_limit_the_one_longest_unheard_gives_way_and_is_folded() -> N
     assert len(known) == 3
     assert known.crowded
     assert [(state.client, state.state) for state in known.to_fold(9.0)] == [("a" * 32, "tail unknown")]
-    known.folded(["a" * 32])
+    known.folded(known.to_fold(9.0))
     assert not known.crowded
 
 

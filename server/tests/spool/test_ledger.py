@@ -30,6 +30,7 @@ BOOKS = Books(
     [ClientMemo("", "shop", state="folded", gap=1, dropped={"metric.closed": 2})],
     {"tcp": {"cut_off": 2}},
     {"udp": 8},
+    {"udp": 4},
 )
 
 
@@ -95,6 +96,7 @@ def test_prometheus_sees_every_count_under_a_name_of_its_own() -> None:
         'sendoff_lines_rejected_total{reason="no_type",source="shop"} 1.0',
         'sendoff_frames_refused_total{input="tcp",reason="cut_off"} 2.0',
         'sendoff_kernel_dropped_total{socket="udp"} 8.0',
+        'sendoff_kernel_dropped_points_total{socket="udp"} 4.0',
         'sendoff_client_gap_total{service="shop"} 5.0',
         'sendoff_client_dropped_total{reason="metric.closed",service="shop"} 5.0',
         "sendoff_books_balanced 1.0",

@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ class Agent:
         self._inputs: list[StreamInput | DatagramInput] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticking = asyncio.Lock()
+        self._kernel_dropped_at: dict[str, float] = {}
         self._web: Web | None = None
         self._spool: Spool | None = None
         self._stopped = False
@@ -120,7 +122,9 @@ class Agent:
         )
         self.core = make_core(limits, spool.gauges, (spool.epoch, spool.next_window))
         self.clients = Clients(spool.clients.values(), self._running())
-        self.clients.resume(before.clients if before else (), self._running())
+        if before:
+            self.clients.resume(before.clients, self._running())
+            self.clients.in_kernel.update(before.in_kernel)
         outputs = [build(name, output) for name, output in settings.outputs.items()]
         self.delivery = Delivery(spool, outputs, books=self.books)
         self.committer = Committer(spool, self._on_pressure, self.delivery.wake)
@@ -204,14 +208,14 @@ class Agent:
     async def tick(self, *, fold: bool = False) -> None:
         """What happens once a second. First what only this process needs, then what waits for the disk."""
         async with self._ticking:
-            self.clients.tick(self._running())
             for each in self._inputs[:]:
-                if isinstance(each, DatagramInput):
-                    each.poll_kernel()
-                else:
+                if isinstance(each, StreamInput):
                     each.sweep()
+                elif each.poll_kernel():
+                    self._kernel_dropped_at[each.name] = self._running()
                 if each.over:
                     self._inputs.remove(each)
+            self.clients.tick(self._running(), self._kernel_dropped_at)
             self.rates.note(self.status_of.totals())
             await self.windows.turn(self._clock())
             await self._unfold()
@@ -238,7 +242,8 @@ class Agent:
             old = self.clients.to_fold(self._running()) if fold or self.clients.crowded else []
             if old:
                 await self._spool.put([], old)
-                self.clients.folded(await self._spool.fold_clients(1))  # their copies were seen at 0
+                folded = set(await self._spool.fold_clients(1))  # their copies were seen at 0
+                self.clients.folded(state for state in old if state.client in folded)
         except SpoolError as error:
             self.clients.again(changed)
             log.error("what is known of the clients could not be stored: %s", error)
@@ -259,6 +264,7 @@ class Agent:
         books = await self._spool.books()
         books.frames = {origin: dict(counts) for origin, counts in self.intake.refused.items()}
         books.kernel = self.status_of.kernel_drops()
+        books.in_kernel = dict(self.clients.in_kernel)
         return books
 
     async def status(self) -> dict[str, Any]:
@@ -304,7 +310,14 @@ class Agent:
         self.phase = "stopped"
         clients = self.clients.keep(self._running())
         return pack(
-            State(held_ms=self._held_ms, lock=lock, sockets=sockets + web, connections=connections, clients=clients)
+            State(
+                held_ms=self._held_ms,
+                lock=lock,
+                sockets=sockets + web,
+                connections=connections,
+                clients=clients,
+                in_kernel=dict(self.clients.in_kernel),
+            )
         )
 
     # ---- stop ----
@@ -320,6 +333,7 @@ class Agent:
         for each in self._inputs:
             each.close()  # lines that have no end count as cut off, in the last of the windows
         await self.windows.turn(self._clock(), everything=True)
+        self.clients.settle(inf, self._kernel_dropped_at)
         await self._store_clients(len(self.clients))
         await self._unfold_all()
         await self.delivery.stop(max(0.0, end - self._running()))

@@ -4,10 +4,11 @@ Pure state: times are passed in, `now_ms` (Unix ms) only to be shown, `now` (mon
 depends on how long ago something was, so that a jump of the wall clock expires nothing.
 """
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from math import inf
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -18,6 +19,8 @@ MAX_HOLES = 64
 REORDER_S = 2.0
 """How long points that are missing may still come before they count as a gap."""
 MAX_CLIENTS = 10_000
+KERNEL_LAG_S = 2.0
+"""How much later than the kernel dropped a datagram the one before it may be read here, or its drop be noticed."""
 SILENT_S = 300.0
 """Without a connection and without a word for so long, a client has ended, tail unknown."""
 FOLD_S = 3_600.0
@@ -36,6 +39,18 @@ class Listener(Protocol):
     def acknowledge(self) -> None: ...
 
 
+class Hole(NamedTuple):
+    """A range of points that are missing, from `first` up to `end`, and until when they may still come. They went
+    missing after `since`, on the datagram input `origin` (empty: on a stream).
+    """
+
+    first: int
+    end: int
+    until: float
+    since: float = 0.0
+    origin: str = ""
+
+
 @dataclass(slots=True, eq=False)
 class Client:
     """One client. `state` is what the spool has or gets; `state.upto` only ever says what is stored.
@@ -50,13 +65,22 @@ class Client:
     sessions: set[Listener] = field(default_factory=set)
     seen: float = 0.0
     dirty: bool = True
-    holes: list[tuple[int, int, float]] = field(default_factory=list)
-    """Ranges of points that are missing: first, end, and until when they may still come."""
+    holes: list[Hole] = field(default_factory=list)
+    charged: list[Hole] = field(default_factory=list)
+    """Holes that were charged since the last tick, which asks whether the kernel had them."""
+    counted_at: float = 0.0
+    """When the last of its points came."""
 
     @property
     def at_rest(self) -> bool:
         """It has no connection, and nothing of it waits to be stored."""
         return not self.sessions and self.received == self.state.upto
+
+    @property
+    def counts(self) -> bool:
+        """It has numbers that stand in no total."""
+        state = self.state
+        return bool(state.events or state.points or state.gap or state.dropped)
 
     @classmethod
     def stored(cls, state: ClientState, now: float) -> "Client":
@@ -97,29 +121,37 @@ class Client:
         self.refused.append((seq, reason))
         return True
 
-    def points(self, n: int, count: int, now: float) -> bool:
-        """`count` points that follow the first `n`. False: they were here before and must not count again."""
+    def points(self, n: int, count: int, now: float, origin: str = "") -> bool:
+        """`count` points that follow the first `n`, on the datagram input `origin` if on any. False: they were here
+        before and must not count again.
+
+        None at all: the client says its `n` after a silence, so what is missing before has had its time.
+        """
         state, end = self.state, n + count
         if state.next_n is None or n == state.next_n:
             state.next_n = end
         elif n > state.next_n:
-            self._miss(state.next_n, n, now)
+            self._miss(Hole(state.next_n, n, now + REORDER_S, self.counted_at, origin))
             state.next_n = end
-        elif not self._fill(n, end) and end <= state.next_n:
+        elif count and not self._fill(n, end) and end <= state.next_n:
             return False
         else:
             state.next_n = max(state.next_n, end)
+        if not count and self.holes:
+            self.holes = [hole._replace(until=now) if hole.end <= n else hole for hole in self.holes]
         state.points += count
+        self.counted_at = now
         self.dirty = True
         return True
 
     def drops(self, totals: dict[str, int] | None) -> None:
         """Running totals of what the client dropped. Frames may overtake each other: the higher number is the newer."""
-        dropped = self.state.dropped
+        dropped, folded = self.state.dropped, self.state.folded
         for reason, total in (totals or {}).items():
             known = reason in dropped or (len(dropped) < MAX_REASONS and len(reason) <= MAX_REASON)
-            if known and total > dropped.get(reason, 0):
-                dropped[reason] = min(total, MAX_TOTAL)
+            own = min(total, MAX_TOTAL) - folded.get(reason, 0)
+            if known and own > dropped.get(reason, 0):
+                dropped[reason] = own
                 self.dirty = True
 
     def wrote(self, last_seq: int) -> None:
@@ -127,11 +159,11 @@ class Client:
         if self.arrives(last_seq + 1):
             self.received = last_seq
 
-    def bye(self, body: dict[str, Any], now: float) -> None:
+    def bye(self, body: dict[str, Any], now: float, origin: str = "") -> None:
         """It has ended. Points that are not here may still be on the way, for a moment."""
         next_n = self.state.next_n
         if next_n is not None and body["last_n"] > next_n:
-            self._miss(next_n, body["last_n"], now)
+            self._miss(Hole(next_n, body["last_n"], now + REORDER_S, self.counted_at, origin))
         self.state.next_n = max(next_n or 0, body["last_n"])
         self.drops(body.get("dropped"))
         self.state.state = ENDED
@@ -139,51 +171,75 @@ class Client:
 
     def settle(self, now: float) -> None:
         """Charge the points whose time to come has passed."""
-        late = [hole for hole in self.holes if hole[2] <= now]
+        late = [hole for hole in self.holes if hole.until <= now]
         if late:
-            self._charge(sum(end - first for first, end, _ in late))
-            self.holes = [hole for hole in self.holes if hole[2] > now]
-            self.dirty = True
+            self.holes = [hole for hole in self.holes if hole.until > now]
+            for hole in late:
+                self._charge(hole)
+
+    def in_kernel(self, dropped_at: Mapping[str, float]) -> Iterator[tuple[str, int]]:
+        """Of what was charged since the last tick: how many points the kernel dropped, by input. `dropped_at`: when it
+        last did. It says of datagrams only how many, so this is whatever went missing while it was dropping some.
+        """
+        for hole in self.charged:
+            if dropped_at.get(hole.origin, -KERNEL_LAG_S) >= hole.since - KERNEL_LAG_S:
+                yield hole.origin, hole.end - hole.first
+        self.charged.clear()
+
+    def fold(self, folded: ClientState) -> None:
+        """These of its numbers stand in the totals of its service now."""
+        state = self.state
+        state.events -= folded.events
+        state.points -= folded.points
+        state.gap -= folded.gap
+        for reason, n in folded.dropped.items():
+            state.folded[reason] = state.folded.get(reason, 0) + n
+            state.dropped[reason] -= n
+        state.dropped = {reason: n for reason, n in state.dropped.items() if n}
+        self.dirty = True
 
     def copy(self, upto: int) -> ClientState:
         """What to store when everything up to `upto` is stored with it."""
         refused = [entry for entry in self.refused if entry[0] <= upto]
-        return replace(self.state, upto=upto, refused=refused, dropped=dict(self.state.dropped))
+        state = self.state
+        return replace(state, upto=upto, refused=refused, dropped=dict(state.dropped), folded=dict(state.folded))
 
     def refusals(self, after: int) -> list[tuple[int, str]]:
         """Refusals above `after` that are stored."""
         return [entry for entry in self.refused if after < entry[0] <= self.state.upto]
 
-    def _miss(self, first: int, end: int, now: float) -> None:
-        self.holes.append((first, end, now + REORDER_S))
+    def _miss(self, hole: Hole) -> None:
+        self.holes.append(hole)
         if len(self.holes) > MAX_HOLES:
-            oldest = self.holes.pop(0)
-            self._charge(oldest[1] - oldest[0])
+            self._charge(self.holes.pop(0))
 
-    def _charge(self, points: int) -> None:
-        self.state.gap = min(self.state.gap + points, MAX_TOTAL)
+    def _charge(self, hole: Hole) -> None:
+        self.state.gap = min(self.state.gap + hole.end - hole.first, MAX_TOTAL)
+        self.dirty = True
+        if hole.origin and len(self.charged) < MAX_HOLES:
+            self.charged.append(hole)
 
     def _fill(self, first: int, end: int) -> bool:
         """Take what lies from `first` to `end` out of the holes. False when no hole has any of it."""
-        left: list[tuple[int, int, float]] = []
+        left: list[Hole] = []
         filled = False
-        for hole_first, hole_end, until in self.holes:
-            if first >= hole_end or end <= hole_first:
-                left.append((hole_first, hole_end, until))
+        for hole in self.holes:
+            if first >= hole.end or end <= hole.first:
+                left.append(hole)
                 continue
             filled = True
-            left += [(a, b, until) for a, b in ((hole_first, first), (end, hole_end)) if a < b]
+            left += [hole._replace(first=a, end=b) for a, b in ((hole.first, first), (end, hole.end)) if a < b]
         self.holes = left
         return filled
 
 
 class KeptClient(msgspec.Struct):
-    """What goes from one run to the next beside the spool. Seconds: how long it was silent, how long holes may last."""
+    """What goes from one run to the next beside the spool. Seconds: how long it was silent; times of holes from now."""
 
     client: str
     live: bool
     silent_s: float
-    holes: list[tuple[int, int, float]]
+    holes: list[Hole]
 
 
 class Clients:
@@ -195,6 +251,8 @@ class Clients:
         self._leaving: dict[str, ClientState] = {}
         self.untracked = 0
         """Frames of clients for which there was no room: taken, but with nothing known of what came before."""
+        self.in_kernel: Counter[str] = Counter()
+        """Points in gaps that the kernel had dropped, by input."""
 
     def __len__(self) -> int:
         return len(self._known)
@@ -215,7 +273,7 @@ class Clients:
                 client.state.client,
                 client.state.state == LIVE,
                 now - client.seen,
-                [(first, end, until - now) for first, end, until in client.holes],
+                [hole._replace(until=hole.until - now, since=hole.since - now) for hole in client.holes],
             )
             for client in self._known.values()
             if client.state.state == LIVE or client.holes
@@ -226,7 +284,7 @@ class Clients:
         for each in kept:
             if client := self._known.get(each.client):
                 client.seen = now - each.silent_s
-                client.holes = [(first, end, now + left) for first, end, left in each.holes]
+                client.holes = [hole._replace(until=now + hole.until, since=now + hole.since) for hole in each.holes]
                 if each.live and client.state.state == TAIL_UNKNOWN:
                     client.state.state = LIVE
 
@@ -253,13 +311,23 @@ class Clients:
             client.state.state = TAIL_UNKNOWN
             client.dirty = True
 
-    def tick(self, now: float) -> None:
-        """Once a second: charge gaps, and see who has been silent too long."""
+    def tick(self, now: float, dropped_at: Mapping[str, float]) -> None:
+        """Once a second: charge gaps, and see who has been silent too long. `dropped_at`: when the kernel last dropped
+        datagrams, by input.
+        """
+        self.settle(now, dropped_at)
+        for client in self._known.values():
+            if now - client.seen > SILENT_S:
+                self.lost(client)
+
+    def settle(self, now: float, dropped_at: Mapping[str, float]) -> None:
+        """Charge the points whose time to come has passed; with `now` infinite all, as nobody will come any more."""
         for client in self._known.values():
             if client.holes:
                 client.settle(now)
-            if now - client.seen > SILENT_S:
-                self.lost(client)
+            if client.charged:
+                for origin, points in client.in_kernel(dropped_at):
+                    self.in_kernel[origin] += points
 
     def changed(self, most: int) -> list[ClientState]:
         """Up to `most` states that the spool does not have yet, as copies; what it has not stored is not in them."""
@@ -289,19 +357,17 @@ class Clients:
             for client in self._known.values()
             if client.state.state != LIVE and now - client.seen > FOLD_S and client.at_rest
         ]
-        return [replace(state, seen=0) for state in [*old, *self._leaving.values()]]
+        leaving = [replace(state, dropped=dict(state.dropped)) for state in self._leaving.values()]
+        return [replace(state, seen=0) for state in [*old, *leaving]]
 
-    def folded(self, names: Iterable[str]) -> None:
-        for name in names:
-            self._leaving.pop(name, None)
-            client = self._known.get(name)
-            if client is None:
-                continue
-            if client.at_rest:
-                del self._known[name]
-            else:  # it came back meanwhile: what it had sent before stands in the totals now
-                client.state.events = client.state.points = client.state.gap = 0
-                client.dirty = True
+    def folded(self, states: Iterable[ClientState]) -> None:
+        """These copies of `to_fold` stand in the totals now."""
+        for state in states:
+            self._leaving.pop(state.client, None)
+            if client := self._known.get(state.client):
+                client.fold(state)  # what is left came meanwhile, and goes on from here
+                if client.at_rest and client.state.state != LIVE and not client.counts:
+                    del self._known[state.client]
 
     def _returning(self, name: str) -> Client | None:
         state = self._leaving.pop(name, None)
@@ -313,6 +379,7 @@ class Clients:
         for name, client in self._known.items():
             if client.at_rest:
                 self.lost(client)
+                client.settle(inf)
                 self._leaving[name] = client.copy(client.state.upto)
                 del self._known[name]
                 return True

@@ -31,6 +31,7 @@ class State(msgspec.Struct):
     sockets: list[KeptSocket] = []
     connections: list[KeptConnection] = []
     clients: list[KeptClient] = []
+    in_kernel: dict[str, int] = {}
 
     def inherited(self) -> Inherited:
         return Inherited(self.sockets, self.connections, going_on=True)

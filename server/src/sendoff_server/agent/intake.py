@@ -83,7 +83,7 @@ class Intake:
             if item.service or item.env or item.release:
                 state = client.state
                 state.service, state.env, state.release = item.service, item.env, item.release
-            self.take_frame(item, client, on_stream=False)
+            self.take_frame(item, client, origin)
 
     def refuse(self, error: FrameError, origin: str) -> None:
         """Count a refused frame."""
@@ -99,18 +99,18 @@ class Intake:
         if _TELEMETRY in lines.data:
             self._note_telemetry(lines.data, source)
 
-    def take_frame(self, frame: Frame, client: Client, *, on_stream: bool) -> None:
-        """A frame of any kind but a durable one."""
+    def take_frame(self, frame: Frame, client: Client, datagrams: str = "") -> None:
+        """A frame of any kind but a durable one, of a stream or of the input `datagrams`."""
         client.drops(frame.dropped)
         if frame.kind == "metrics":
-            self._take_metrics(frame, client)
+            self._take_metrics(frame, client, datagrams)
         elif frame.kind == "hello":
             client.hello(frame.body or {})
-            if on_stream and client.resumes((frame.body or {}).get("resume_from") or 1):
+            if not datagrams and client.resumes((frame.body or {}).get("resume_from") or 1):
                 self.committer.touch(client)
         elif frame.body is not None:
-            client.bye(frame.body, self.running())
-            if on_stream:
+            client.bye(frame.body, self.running(), datagrams)
+            if not datagrams:
                 client.wrote(frame.body["last_seq"])
                 self.committer.touch(client)
 
@@ -142,8 +142,8 @@ class Intake:
         kind = (source, client.state.service, client.state.env, frame.body["fingerprint"])
         return self._storms.count(kind, self.running())
 
-    def _take_metrics(self, frame: Frame, client: Client) -> None:
-        if not client.points(frame.n, count_points(frame.payload), self.running()):
+    def _take_metrics(self, frame: Frame, client: Client, datagrams: str) -> None:
+        if not client.points(frame.n, count_points(frame.payload), self.running(), datagrams):
             self.repeats += 1
             return
         state = client.state
@@ -259,7 +259,7 @@ class StreamSession:
             if error_or_none is not None:
                 self._intake.refuse(error_or_none, self._origin)
         else:
-            self._intake.take_frame(frame, client, on_stream=True)
+            self._intake.take_frame(frame, client)
             if frame.kind == "hello":
                 self._told = ((frame.body or {}).get("resume_from") or 1) - 1
                 self.acknowledge()

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from sendoff_server.agent.agent import Agent
 
 MAX_CLIENTS_SHOWN = 1_000
+HIDDEN = ("refused", "next_n", "folded")
+"""What only the agent needs of a client."""
 KEYS = {
     "version": "of this program",
     "core": "which core runs: python or rust",
@@ -45,6 +47,7 @@ KEYS = {
     "spool": "path, used_bytes, limit_bytes, commits, failures, waiting, blocked (a sentence or null), queued",
     "dead_letters": "a list, the newest 100",
     "kernel_drops": "datagrams the kernel dropped, by input",
+    "kernel_points": "points in those that are in the gaps of Sendoff's clients as well, by input: the same loss",
     "series": "series known to the core",
     "gauges": "gauges whose last value is kept",
     "overflow": "a list of {name, points}: the worst offenders against the limit of series",
@@ -133,6 +136,7 @@ class Status:
             "spool": {**spool, "blocked": agent.committer.blocked, "queued": agent.committer.waiting},
             "dead_letters": dead,
             "kernel_drops": self.kernel_drops(),
+            "kernel_points": {name: agent.clients.in_kernel[name] for name in self.kernel_drops()},
             "series": core.series,
             "gauges": core.gauges,
             "overflow": [{"name": name, "points": points} for name, points in core.overflow],
@@ -163,7 +167,7 @@ class Status:
             (client.state for client in self._agent.clients), key=lambda state: (state.state != "live", -state.seen)
         )
         return [
-            {key: value for key, value in msgspec.to_builtins(state).items() if key not in ("refused", "next_n")}
+            {key: value for key, value in msgspec.to_builtins(state).items() if key not in HIDDEN}
             for state in states[:MAX_CLIENTS_SHOWN]
         ]
 

@@ -101,8 +101,11 @@ def words(found: dict[str, Any]) -> Iterator[str]:
     )
     rejected = [(r["source"], r["received"], r["accepted"], _lost(r["rejected"])) for r in books["lines"]]
     yield from _section("metric lines", rejected, ("SOURCE", "RECEIVED", "ACCEPTED", "REJECTED"))
-    drops = [(name, number) for name, number in found["kernel_drops"].items() if number]
-    yield from _section("dropped by the kernel, never seen here", drops)
+    drops = [
+        (name, number, found["kernel_points"].get(name, 0)) for name, number in found["kernel_drops"].items() if number
+    ]
+    head = ("INPUT", "DATAGRAMS", "POINTS OF SENDOFF CLIENTS IN THEM, THE GAPS OF THOSE")
+    yield from _section("dropped by the kernel, never seen here", drops, head)
     imbalances = books["imbalances"]
     yield ""
     yield "the books balance" if not imbalances else "THE BOOKS DO NOT BALANCE; this is a fault in Sendoff:"

@@ -104,12 +104,14 @@ class DatagramInput:
             self._sock.close()
 
     def poll_kernel(self) -> int:
-        """Ask the kernel what it dropped; the running total."""
-        if self._sock.fileno() >= 0 and self._sock.family != socket.AF_UNIX:  # to a full Unix one, writes fail instead
-            now = kernel_drops(self._sock)
-            self.kernel_dropped += (now - self._seen_drops) % 2**32
-            self._seen_drops = now
-        return self.kernel_dropped
+        """Ask the kernel what it dropped; how many that were since the last time."""
+        if self._sock.fileno() < 0 or self._sock.family == socket.AF_UNIX:  # to a full Unix one, writes fail instead
+            return 0
+        now = kernel_drops(self._sock)
+        new = (now - self._seen_drops) % 2**32
+        self.kernel_dropped += new
+        self._seen_drops = now
+        return new
 
     def _readable(self) -> None:
         for _ in range(BURST):

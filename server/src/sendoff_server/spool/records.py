@@ -98,6 +98,8 @@ class ClientState:
     next_n: int | None = None
     gap: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
+    folded: dict[str, int] = field(default_factory=dict)
+    """Of the totals that it says it dropped, what stands in the totals of its service already."""
 
 
 class Rotation(Protocol):

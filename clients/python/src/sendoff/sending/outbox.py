@@ -306,6 +306,9 @@ class Outbox:
             waits.append(TICK if self.channel.busy else soon)
         if self.route.report_due:
             waits.append(TICK)
+        due_at = self.route.due_at
+        if due_at is not None:
+            waits.append(max(due_at - now, 0.001))
         return min(waits) if waits else None
 
     # From here on: at the end.

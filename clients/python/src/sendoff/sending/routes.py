@@ -34,6 +34,8 @@ if TYPE_CHECKING:
         def points_sent(self) -> int: ...
         @property
         def report_due(self) -> bool: ...
+        @property
+        def due_at(self) -> float | None: ...
         def room(self) -> int: ...
         def prepare(self) -> None: ...
         def send(self, now: float, wall_ms: int, waiting: Waiting, at_most: int) -> None: ...
@@ -48,6 +50,11 @@ UNIX_LONGEST_WAIT = 1.0
 TCP_LONGEST_WAIT = 5.0
 REPORT_EVERY = 1.0
 """Seconds between two frames that only report drops."""
+SILENCE = 0.5
+"""Seconds without points on a datagram socket after which it says how many there were, so that a loss at the very end
+is seen as well. Said again after twice as long each time, as that datagram can be lost, too.
+"""
+SAYINGS = 4
 LOOK_UP_EVERY = 60.0
 """Seconds after which a host given by name is looked up again."""
 FAREWELL = 0.25
@@ -83,6 +90,11 @@ class UnixRoute:
     def report_due(self) -> bool:
         """Whether drops were counted that no frame has reported, and one could."""
         return self.channel.report_due
+
+    @property
+    def due_at(self) -> float | None:
+        """When something is to be said though nobody calls: never on a stream, which loses nothing in silence."""
+        return None
 
     def room(self) -> int:
         """Bytes for the lines of one frame."""
@@ -132,6 +144,8 @@ class UdpRoute:
         self._sent_before = 0
         self._reported = 0
         self._reported_at = 0.0
+        self._points_at = 0.0
+        self._said = SAYINGS
         self.channel = Channel(
             self._open, new_client(), who, pid, tally, rng, longest_wait=TCP_LONGEST_WAIT, reasons="event."
         )
@@ -156,6 +170,13 @@ class UdpRoute:
     def report_due(self) -> bool:
         """Whether drops were counted that no frame has reported, and one could."""
         return self.channel.report_due or (self._datagrams is not None and self._reported != self._tally.version)
+
+    @property
+    def due_at(self) -> float | None:
+        """When the number of points is to be said again, after a silence."""
+        if self._datagrams is None or self._said >= SAYINGS:
+            return None
+        return self._points_at + SILENCE * ((2 << self._said) - 1)
 
     def room(self) -> int:
         """Bytes for the lines of one datagram: what the largest possible header leaves."""
@@ -185,14 +206,19 @@ class UdpRoute:
         old, self._datagrams = self._datagrams, None
         if old is not None:
             self._sent_before += old.n
-            old.close()
+            self._say_bye(old)
+
+    def _say_bye(self, sock: udp.Datagrams) -> None:
+        if sock.n or self._reported != self._tally.version:
+            sock.send(frame.bye(sock.client, 0, sock.n, self._tally.totals("metric.")))
+        sock.close()
 
     def send(self, now: float, wall_ms: int, waiting: Waiting, at_most: int) -> None:
         """Send metrics as datagrams, then durable frames by TCP."""
-        self._send_metrics(wall_ms, waiting, at_most)
+        self._send_metrics(now, wall_ms, waiting, at_most)
         self.channel.pump(now, wall_ms, _NOTHING, at_most)
 
-    def _send_metrics(self, wall_ms: int, waiting: Waiting, at_most: int) -> None:
+    def _send_metrics(self, now: float, wall_ms: int, waiting: Waiting, at_most: int) -> None:
         for _ in range(at_most):
             if not waiting.parcels or self._where is None:
                 return
@@ -210,6 +236,7 @@ class UdpRoute:
                 return
             if fate == udp.TAKEN:
                 self._datagrams.n += parcel.points
+                self._points_at, self._said = now, 0
             else:
                 reason = "metric.agent_absent" if fate == udp.REFUSED else "metric.send_failed"
                 self._tally.many(reason, parcel.points)
@@ -226,20 +253,27 @@ class UdpRoute:
         return fate
 
     def report(self, now: float) -> None:
-        """Report drops of metrics in an empty datagram, drops of events on the stream."""
+        """Report drops of metrics in an empty datagram, drops of events on the stream. An empty datagram also says how
+        many points there were, and so is sent only after a silence.
+        """
+        due_at = self.due_at
+        if due_at is not None and now >= due_at:
+            self._send_one(b"", None)
+            self._said += 1
         if not self.report_due or now - self._reported_at < REPORT_EVERY:
             return
-        self._reported_at = now
-        if self._datagrams is not None and self._reported != self._tally.version:
+        silent = now - self._points_at >= SILENCE
+        if self._datagrams is not None and silent and self._reported != self._tally.version:
             self._send_one(b"", None)
+        elif not self.channel.report_due:
+            return
+        self._reported_at = now
         _report(self.channel, now, now - REPORT_EVERY)
 
     def end(self, left: float) -> None:
-        """A last report; bye on the stream."""
+        """Bye on both, with the last numbers."""
         if self._datagrams is not None:
-            if self._reported != self._tally.version:
-                self._send_one(b"", None)
-            self._datagrams.close()
+            self._say_bye(self._datagrams)
         _farewell(self.channel, min(left, FAREWELL))
 
     def abandon(self) -> None:

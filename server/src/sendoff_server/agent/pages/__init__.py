@@ -48,7 +48,9 @@ def verdict(status: dict[str, Any]) -> tuple[str, str, list[str]]:
         return "warn", f"Delivering; {lost:,} were lost on this host", ["Each with its reason, below."]
     if any(status["kernel_drops"].values()):
         n = sum(status["kernel_drops"].values())
-        return "warn", f"Delivering; the kernel dropped {n:,} datagrams", ["Raise inputs.udp.receive_buffer."]
+        points = sum(status.get("kernel_points", {}).values())
+        same = [f"{points:,} points in them are in the gaps of clients as well: the same loss."] if points else []
+        return "warn", f"Delivering; the kernel dropped {n:,} datagrams", ["Raise inputs.udp.receive_buffer.", *same]
     received = sum(row["received"] for row in books["events"] + books["points_in"])
     return "good", "Everything that came in is accounted for" if received else "Ready; nothing has come yet", []
 

@@ -156,9 +156,12 @@ def _number(value: object) -> int:
 
 def _memo(memo: Json) -> str:
     if memo["memo"] == "kernel":
-        return (
-            f"The kernel dropped {_number(memo.get('dropped')):,} datagrams at {words.plain(memo.get('socket'), 100)}."
+        said = (
+            f"The kernel dropped {_number(memo.get('dropped')):,} datagrams at {words.plain(memo.get('socket'), 100)}"
         )
+        if points := _number(memo.get("points")):
+            said += f", and in them {points:,} points that the gaps of clients name as well: one loss"
+        return f"{said}."
     refused = memo.get("refused")
     reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(refused.items())) if isinstance(refused, dict) else ""
     return f"Frames refused at {words.plain(memo.get('input'), 100)}: {words.plain(reasons or 'none', 300)}."
