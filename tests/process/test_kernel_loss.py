@@ -61,9 +61,10 @@ def test_of_foreign_datagrams_those_received_and_those_dropped_are_those_sent(st
 
         def adds_up() -> bool:
             found = status(stage)
-            received = sum(book["received"] for book in found["books"]["lines"])
-            assert received + found["kernel_drops"]["udp"] <= DATAGRAMS
-            return 0 < received == DATAGRAMS - found["kernel_drops"]["udp"] < DATAGRAMS
+            received = sum(int(book["received"]) for book in found["books"]["lines"])
+            dropped = int(found["kernel_drops"]["udp"])
+            assert received + dropped <= DATAGRAMS
+            return received > 0 and dropped > 0 and received + dropped == DATAGRAMS
 
         wait_until("received and dropped make what was sent", adds_up)
 

@@ -69,8 +69,8 @@ def test_after_a_silence_the_number_of_points_is_said_again_and_then_no_more(
         header, lines, _ = agent.read()
         assert (header["kind"], header["n"], header["service"], lines) == ("metrics", 1, "shop", [])
     assert isinstance(current.client, Client)
-    route = current.client.outbox.route
-    until(lambda: route.due_at is None and current.client.outbox._turned[0] is None, "the thread sleeps for good")
+    outbox = current.client.outbox
+    until(lambda: outbox.route.due_at is None and outbox._turned[0] is None, "the thread sleeps for good")
     sendoff.close()
     header, lines, _ = agent.read()
     assert (header["kind"], json.loads(lines[0])["last_n"]) == ("bye", 1)
