@@ -61,6 +61,8 @@ class Part:
     log: Path
     env: dict[str, str] = field(default_factory=dict)
     cwd: Path | None = None
+    descriptors: tuple[int, ...] = ()
+    """Left open for the child."""
     process: subprocess.Popen[bytes] | None = None
 
     def launch(self) -> None:
@@ -73,6 +75,7 @@ class Part:
                 stdin=subprocess.DEVNULL,
                 cwd=self.cwd,
                 env={**os.environ, **self.env},
+                pass_fds=self.descriptors,
             )
 
     def start(self, ready_url: str) -> None:

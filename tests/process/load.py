@@ -38,7 +38,7 @@ print(json.dumps({"sent": sent, "stats": stats}, default=str))
 class Load:
     """Apps with the Python client, and plain StatsD lines by UDP, over TCP connections old and new, and over Unix."""
 
-    def __init__(self, stage: Stage, apps: int = 2) -> None:
+    def __init__(self, stage: Stage, apps: int = 2, *, streams: bool = True) -> None:
         self.stage = stage
         self.sent: Counter[str] = Counter()
         self.trouble: list[str] = []
@@ -46,7 +46,7 @@ class Load:
         self._over = stage.folder / "over"
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), name=work.__name__)
-            for work in (self._udp, self._tcp, self._new_tcp, self._new_unix)
+            for work in (self._udp, *((self._tcp, self._new_tcp, self._new_unix) if streams else ()))
         ]
         env = {**os.environ, "SENDOFF_SOCKET": f"{stage.folder}/agent.sock"}
         self._apps = [
@@ -127,9 +127,12 @@ class Load:
 
 
 @contextlib.contextmanager
-def load_on(stage: Stage) -> Iterator[Load]:
-    """Senders that are at work while this is entered; at its end they have stopped and nothing was refused."""
-    load = Load(stage)
+def load_on(stage: Stage, *, streams: bool = True) -> Iterator[Load]:
+    """Senders that are at work while this is entered; at its end they have stopped and nothing was refused.
+
+    `streams`: also plain lines on streams, which only a reload in place does not cut.
+    """
+    load = Load(stage, streams=streams)
     try:
         yield load
         load.finish()

@@ -7,6 +7,7 @@ spool's, what goes out the delivery's.
 import asyncio
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Sequence
 from math import inf
@@ -26,8 +27,7 @@ from sendoff_server.agent.web import Web
 from sendoff_server.agent.windows import Windows
 from sendoff_server.aggregate import Limits, make_core
 from sendoff_server.delivery import Delivery
-from sendoff_server.inputs import DatagramInput, Inherited, InputError, StreamInput, give_up, go_on, open_inputs
-from sendoff_server.inputs.kept import KeptSocket
+from sendoff_server.inputs import DatagramInput, Inherited, InputError, StreamInput, assign, give_up, go_on, open_inputs
 from sendoff_server.inputs.sockets import default_unix_path
 from sendoff_server.ledger import Books
 from sendoff_server.outputs import build
@@ -61,7 +61,7 @@ class AgentFailed(Exception):
 class Agent:
     """Takes in, aggregates, keeps, delivers. `clock` gives Unix ms, `running` monotonic seconds.
 
-    `before`: what the run before left. `activated`: sockets of systemd. `reload`: what the control socket asks for it.
+    `before`: what the run before left. `activated`: systemd's sockets, with their names. `reload`: begins a new run.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Agent:
         settings: Settings,
         *,
         before: State | None = None,
-        activated: Sequence[KeptSocket] = (),
+        activated: Sequence[tuple[str, socket.socket]] = (),
         reload: Reload | None = None,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         running: Callable[[], float] = time.monotonic,
@@ -106,7 +106,7 @@ class Agent:
 
     async def _start(self) -> None:
         settings, before = self._settings, self._before
-        inherited = before.inherited() if before else Inherited(self._activated)
+        inherited = before.inherited() if before else Inherited(assign(self._activated, settings))
         specs = [OutputSpec(name, int(output.interval * 1000)) for name, output in settings.outputs.items()]
         limits = Limits(max_series=settings.agent.max_series, gauge_minus=settings.agent.gauge_minus)
         self._spool = spool = Spool.open(
@@ -167,10 +167,11 @@ class Agent:
         """Beside the Unix input's socket, or where that would be."""
         path = self._settings.inputs.unix.path
         try:
-            return (path or default_unix_path(os.environ, os.getuid())).with_name("control.sock")
+            beside = self.addresses.get("unix") or path or default_unix_path(os.environ, os.getuid())
         except InputError as error:
             log.warning("no control socket: %s", error)
             return None
+        return Path(beside).with_name("control.sock")
 
     def _spawn(self, work: Any, name: str) -> None:
         self._tasks.add(asyncio.create_task(work, name=name))
@@ -361,7 +362,7 @@ class Agent:
                 each.close()
             else:
                 each.stop_accepting()
-                each.pause()  # from now on it is read here only; acknowledgements still go out
+                each.last_call()  # from now on it is read here only; acknowledgements still go out
                 streams.append(each)
         while True:
             may_go_on = self._for_a_while()

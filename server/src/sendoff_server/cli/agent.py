@@ -29,18 +29,19 @@ def agent(config: Path | None, check: bool) -> None:
 
     from sendoff_server import agent as parts
     from sendoff_server.agent.handover import unpack
-    from sendoff_server.process import Handover, Renewal, received, serve
+    from sendoff_server.process import Handover, Renewal, activated, received, serve
 
     if check:
         return
     log = logging.getLogger("sendoff_server.agent")
 
     def make(handover: Handover | None) -> parts.Agent:
-        return parts.Agent(settings, before=unpack(handover), reload=ask)
+        return parts.Agent(settings, before=unpack(handover), activated=sockets, reload=ask)
 
     async def ask() -> str | None:
         return await renewal.ask()
 
+    sockets = activated(os.environ)
     renewal = Renewal(make, received(os.environ))
 
     def announce() -> None:

@@ -1,5 +1,6 @@
 """The agent's sockets: read fairly, bounded, to the end; what they carry is handed to one `Intake`."""
 
+from sendoff_server.inputs.activated import assign
 from sendoff_server.inputs.contract import InputError, Intake, Link, Session
 from sendoff_server.inputs.datagram import DatagramInput
 from sendoff_server.inputs.inherited import Inherited
@@ -14,6 +15,7 @@ __all__ = [
     "Link",
     "Session",
     "StreamInput",
+    "assign",
     "give_up",
     "go_on",
     "open_inputs",

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from sendoff_server.inputs.contract import Intake, Session
@@ -43,7 +44,7 @@ class Connection:
         self.ended_at: float | None = None
         self.received = kept.received
         self._out = b""
-        self._reading = False
+        self._reading = self._refusing = False
         if kept.out:
             self._send(kept.out)
         self.session: Session = owner.intake.connected(owner.name, self, session)
@@ -68,7 +69,7 @@ class Connection:
             self.end(orderly=False)
             return False
         if not data:
-            self.end(orderly=True)
+            self.end(orderly=not self._refusing)
             return False
         self.received += len(data)
         self.last_read = self._owner.clock()
@@ -86,6 +87,13 @@ class Connection:
             self.end(orderly=False)
         self._owner.held(pending - before)
         return self.ended_at is None
+
+    def refuse_more(self) -> None:
+        """Let a Unix peer's next write fail, so that it knows what was not taken. What it wrote can still be read."""
+        if self._sock.family == socket.AF_UNIX and self.ended_at is None:
+            with suppress(OSError):  # it has gone by itself
+                self._sock.shutdown(socket.SHUT_RD)
+                self._refusing = True
 
     def end(self, *, orderly: bool) -> None:
         """Nothing more will be read. The session says when the last reply is out."""

@@ -27,6 +27,10 @@ class Inherited:
     def __repr__(self) -> str:
         return f"<Inherited {[each.name for each in self._sockets]}, {len(self.connections)} connections>"
 
+    def of_systemd(self, name: str) -> bool:
+        """Whether systemd holds the socket of that input."""
+        return any(kept.name == name and not kept.ours for kept in self._sockets)
+
     def take(self, name: str, setting: str) -> tuple[socket.socket, KeptSocket] | None:
         """The socket of that input, if it is at the address that the settings want. Systemd's is, wherever it is."""
         for kept in self._sockets:

@@ -41,7 +41,6 @@ class _Wanted:
     setting: str
     open: Callable[[], socket.socket]
     tend: Callable[[socket.socket], object]
-    path: Path | None = None
 
 
 def open_inputs(
@@ -54,10 +53,10 @@ def open_inputs(
     inherited = inherited or Inherited()
     made: list[Input] = []
     try:
-        for wanted in _all_wanted(settings):
+        for wanted in _all_wanted(settings, inherited):
             if (found := find(wanted.name, wanted.setting, wanted.open, inherited)) is not None:
                 sock, kept = found
-                if kept.ours:
+                if kept.ours or sock.family != socket.AF_UNIX:  # the rights of systemd's are its unit's to say
                     wanted.tend(sock)
                 made.append(_input(sock, kept, intake, clock))
     except BaseException:
@@ -129,9 +128,11 @@ def find(
     return sock, KeptSocket(name, sock.fileno(), setting, inode=inode)
 
 
-def _all_wanted(settings: InputsSettings) -> Iterator[_Wanted]:
+def _all_wanted(settings: InputsSettings, inherited: Inherited) -> Iterator[_Wanted]:
     unix, datagram, udp, tcp = settings.unix, settings.unix_datagram, settings.udp, settings.tcp
-    path = None if unix.path is False else unix.path or default_unix_path(os.environ, os.getuid())
+    path = unix.path or None
+    if unix.path is None and not inherited.of_systemd("unix"):
+        path = default_unix_path(os.environ, os.getuid())
     yield _wanted_unix("unix", path, socket.SOCK_STREAM, int(unix.mode, 8))
     yield _wanted_unix("unix_datagram", datagram.path, socket.SOCK_DGRAM, int(datagram.mode, 8))
     yield _Wanted(

@@ -138,7 +138,10 @@ def listen_ip(listen: str, kind: socket.SocketKind, setting: str) -> socket.sock
 
 def set_receive_buffer(sock: socket.socket, wanted: int, setting: str) -> int:
     """Ask for a receive buffer of `wanted` bytes, beyond the system's limit if we may; what the kernel gave."""
+    there = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
     for option in (SO_RCVBUFFORCE, socket.SO_RCVBUF):
+        if option == socket.SO_RCVBUF and wanted > there >= _most_we_may_ask():
+            break  # systemd gave more than we could get: asking would only take it away
         try:
             sock.setsockopt(socket.SOL_SOCKET, option, wanted)
             break
@@ -152,6 +155,14 @@ def set_receive_buffer(sock: socket.socket, wanted: int, setting: str) -> int:
             setting, given, wanted, wanted,
         )  # fmt: skip
     return given
+
+
+def _most_we_may_ask() -> int:
+    """The limit for who is not root, bytes."""
+    try:
+        return int(Path("/proc/sys/net/core/rmem_max").read_text())
+    except (OSError, ValueError):
+        return 2**31
 
 
 def kernel_drops(sock: socket.socket) -> int:

@@ -140,6 +140,15 @@ class StreamInput:
         self._stopped = True
         self._set_accepting(False)
 
+    def last_call(self) -> None:
+        """Read no more by itself, and let Unix peers write no more: what they could write until now is what there is.
+
+        TCP knows no such word: what a peer sends after it was drained, and before it hears of the end, is lost to it.
+        """
+        self.pause()
+        for connection in self._connections:
+            connection.refuse_more()
+
     def hold(self) -> None:
         """Neither accept nor read for now: everything waits in the kernel. `resume` and `go_on` undo it."""
         self._stopped = True
