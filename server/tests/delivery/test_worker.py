@@ -31,13 +31,13 @@ async def numbers(spool: Spool, output: str = "main") -> tuple[int, int, int]:
     return book.delivered, book.pending, book.dead
 
 
-async def test_many_batches_go_in_one_request(worker: MakeWorker, spool: Spool, destination: Destination) -> None:
+async def test_many_batches_go_in_one_request(
+    worker: MakeWorker, spool: Spool, destination: Destination, clock: ManualClock
+) -> None:
     await put(spool, *["a"] * 70)
     one = worker()
-    assert await one.step() == 0
-    assert await one.step() == 0
-    assert await one.step() > 0
-    assert [len(request) for request in destination.requests] == [64, 6]
+    await settled(one, clock)
+    assert sorted(len(request) for request in destination.requests) == [6, 64]
     assert await numbers(spool) == (70, 0, 0)
     assert one.state == "flowing"
 
@@ -83,7 +83,8 @@ async def test_a_destination_that_does_not_answer_is_given_up_after_the_timeout(
     await put(spool, "a")
     destination.do(destination.hang)
     one = worker(timeout=1)
-    assert await one.step() > 0
+    while await one.step() == 0:
+        pass
     assert "did not answer within 1 s" in one.last_error
     await settled(one, clock)
     assert await numbers(spool) == (1, 0, 0)
@@ -158,9 +159,11 @@ async def test_after_an_outage_it_begins_with_one_batch_and_doubles(
     worker: MakeWorker, spool: Spool, destination: Destination, clock: ManualClock
 ) -> None:
     await put(spool, *["a"] * 80)
-    destination.do(status(500))
+    destination.do(status(500), status(500))
     await settled(worker(), clock)
-    assert [len(request) for request in destination.requests] == [64, 1, 2, 4, 8, 16, 32, 17]
+    sizes = [len(request) for request in destination.requests]
+    assert sorted(sizes[:2]) == [16, 64]
+    assert sizes[2:] == [1, 2, 4, 8, 16, 32, 17]
 
 
 @pytest.mark.parametrize("code", [401, 403, 404, 301, 302, 307, 308, 405, 410, 418])
@@ -473,31 +476,54 @@ async def test_a_batch_that_asks_for_pauses_gives_the_whole_destination_its_paus
         wait = await one.step()
         if one.counters.failed_requests > failed:
             failed = one.counters.failed_requests
-            assert wait >= 20
+            assert one.next_try_s >= 20
         clock.seconds += wait
     assert failed >= 5
     assert await numbers(spool) == (2, 1, 0)
     assert one.shelved == 1
 
 
+@pytest.mark.parametrize("type", ["gateway", "http"])
 async def test_a_lane_that_hangs_does_not_hold_up_the_others(
-    worker: MakeWorker, spool: Spool, destination: Destination
+    type: str, worker: MakeWorker, spool: Spool, destination: Destination
 ) -> None:
-    await put(spool, "poison", *["a"] * 9)
+    output = "main" if type == "gateway" else "hook"
+    await put(spool, "poison")
     destination.always = destination.fail_on(b"poison", destination.hang)
-    one = worker("http", timeout=60)
+    one = worker(type, timeout=60)
     running = asyncio.create_task(one.run())
-    await until(lambda: one.counters.batches == 9)
-    for number in range(100, 105):
+    await until(destination.hanging.is_set)
+    for number in range(100, 114):
         await spool.put([event(number)], [])
         one.wake()
-    await until(lambda: one.counters.batches == 14)
+        await until(lambda seen=number - 99: one.counters.batches == seen)
     async with asyncio.timeout(10):
-        while await numbers(spool, "hook") != (14, 1, 0):  # settled, too, while the one hangs
+        while await numbers(spool, output) != (14, 1, 0):  # settled, too, while the one hangs
             await asyncio.sleep(0.01)
     running.cancel()
     await one.close()
-    assert await numbers(spool, "hook") == (14, 1, 0)
+    assert await numbers(spool, output) == (14, 1, 0)
+
+
+async def test_batches_that_a_destination_hangs_on_take_one_lane_at_most(
+    worker: MakeWorker, spool: Spool, destination: Destination, clock: ManualClock
+) -> None:
+    await put(spool, *["poison"] * 3, "a")
+    destination.always = destination.fail_on(b"poison", status(500))
+    one = worker()
+    while one.shelved < 3:
+        clock.seconds += await one.step()
+    destination.always = destination.fail_on(b"poison", destination.hang)
+    clock.seconds += 600  # all three are to be tried
+    running = asyncio.create_task(one.run())
+    await until(destination.hanging.is_set)
+    for number in range(100, 105):
+        await spool.put([event(number)], [])
+        one.wake()
+        await until(lambda seen=number - 98: one.counters.batches == seen)
+    running.cancel()
+    await one.close()
+    assert await numbers(spool) == (6, 3, 0)
 
 
 async def test_a_spool_that_fails_to_settle_is_told_again_before_anything_is_sent_again(
@@ -575,5 +601,5 @@ async def test_bodies_are_compressed_as_configured(
 
 
 def test_a_worker_shows_its_state(worker: MakeWorker) -> None:
-    assert repr(worker()) == "<Worker main flowing attempt 0 window 64>"
+    assert repr(worker()) == "<Worker main flowing attempt 0 window 128>"
     assert isinstance(worker(), Worker)

@@ -42,7 +42,8 @@ class GatewayOutput:
 
     type = "gateway"
     max_batches = 64
-    lanes = 1
+    lanes = 2
+    """One more than throughput needs: a batch that the gateway hangs on does not hold up the others."""
 
     def __init__(self, name: str, settings: OutputSettings) -> None:
         address = settings.url.rstrip("/")
