@@ -39,7 +39,8 @@ def explain(error: BaseException, url: str) -> str:
     where = _authority(url)
     match error:
         case aiohttp.ConnectionTimeoutError():
-            return f"{where} does not take the connection in time: is it running, and does a firewall let it through?"
+            tls = ", and does it speak TLS there" if url.startswith("https:") else ""
+            return f"{where} does not take the connection in time: does it run, does a firewall let it through{tls}?"
         case aiohttp.ClientConnectorCertificateError():
             return f"the certificate of {where} is not valid: {_certificate(error.certificate_error)}"
         case aiohttp.ClientConnectorDNSError():
