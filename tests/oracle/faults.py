@@ -7,7 +7,6 @@ could not work, is written into the timeline.
 
 from __future__ import annotations
 
-import inspect
 import os
 import random
 import signal
@@ -16,14 +15,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import sendoff_server.process.serve as serve
 from demo.parts import Part
 from tests.oracle.book import Pen
 from tests.oracle.destination import FAULTS
 from tests.oracle.world import Fatal, World, dead, wait_dead
 
-RELOADS = "SIGHUP" in inspect.getsource(serve)
-"""Whether the agent can be told to load its settings anew in place."""
 LEAVE_FREE = 64 * 1024
 
 
@@ -178,9 +174,6 @@ class Chaos:
         self._down("agent", self._seconds(1), self._agent_up)
 
     def reload(self) -> None:
-        if not RELOADS:
-            self.skipped["agent reloaded"] = "this version cannot"
-            return
         if "agent down" in self.conditions or "agent stopped" in self.conditions:
             return
         assert self.world.agent.process is not None
