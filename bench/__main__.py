@@ -1,4 +1,4 @@
-"""`python -m bench [NAME …]` runs the named measurements (all without a name) and prints one table each."""
+"""`python -m bench [NAME …]` runs the named measurements, without a name all but the long ones; a table each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from bench import calls, durable, footprint, ingest, latency, storm
+from bench import backlog, calls, durable, footprint, ingest, latency, outage, storm
 from bench.machine import describe
 
 MEASUREMENTS = {
@@ -17,12 +17,17 @@ MEASUREMENTS = {
     "durable": durable.measure,
     "latency": latency.measure,
     "storm": storm.measure,
+    "backlog": backlog.measure,
+    "outage": outage.measure,
 }
+LONG = {"backlog", "outage"}
+"""They take minutes each, and are run by name only. `BENCH_COUNT` makes them smaller."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("name", nargs="*", help=f"what to measure: {', '.join(MEASUREMENTS)} (all by default)")
+    known = f"{', '.join(MEASUREMENTS)} (all but {' and '.join(sorted(LONG))} by default)"
+    parser.add_argument("name", nargs="*", help=f"what to measure: {known}")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     options = parser.parse_args()
     unknown = [name for name in options.name if name not in MEASUREMENTS]
@@ -30,7 +35,7 @@ def main() -> int:
         parser.error(f"no measurement is called {', '.join(unknown)}; there are {', '.join(MEASUREMENTS)}")
     figures: dict[str, object] = {"machine": describe()}
     print(f"{describe()}\n")
-    for name in options.name or MEASUREMENTS:
+    for name in options.name or [name for name in MEASUREMENTS if name not in LONG]:
         table = MEASUREMENTS[name]()
         print(table.markdown(), flush=True)
         figures[name] = table.rows

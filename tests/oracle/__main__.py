@@ -80,6 +80,7 @@ def calm_part(chaos: Chaos, seconds: float) -> None:
     chaos.play(seconds, gap=0.7)
     chaos.heal_all()
     settle.end_producers(chaos.world, list(CALM))
+    settle.journaled(chaos.world)
 
 
 def wild_part(chaos: Chaos, seconds: float, cycles: int) -> None:

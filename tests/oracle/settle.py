@@ -60,6 +60,17 @@ def fresh(world: World) -> float:
     return took
 
 
+def journaled(world: World) -> None:
+    """Wait until no window is open: what is in one goes with the agent when that is killed."""
+    wait_until("every second of metrics journaled", lambda: not open_windows(world), seconds=60)
+
+
+def open_windows(world: World) -> int:
+    books: Any = world.status()["books"]
+    count: int = books["in_windows"]
+    return count
+
+
 def arrived(folder: Path, service: str) -> int:
     """Events of a service in the gateway's store."""
     store = apsw.Connection(str(folder / "gateway" / "gateway.sqlite3"), flags=apsw.SQLITE_OPEN_READONLY)
