@@ -107,7 +107,8 @@ class Agent:
     async def _start(self) -> None:
         settings, before = self._settings, self._before
         inherited = before.inherited() if before else Inherited(assign(self._activated, settings))
-        specs = [OutputSpec(name, int(output.interval * 1000)) for name, output in settings.outputs.items()]
+        outputs = [build(name, output) for name, output in settings.outputs.items()]
+        specs = [OutputSpec(each.name, each.interval_ms, gather=each.max_batches == 1) for each in outputs]
         limits = Limits(max_series=settings.agent.max_series, gauge_minus=settings.agent.gauge_minus)
         self._spool = spool = Spool.open(
             settings.agent.data_dir / "agent",
@@ -125,7 +126,6 @@ class Agent:
         if before:
             self.clients.resume(before.clients, self._running())
             self.clients.in_kernel.update(before.in_kernel)
-        outputs = [build(name, output) for name, output in settings.outputs.items()]
         self.delivery = Delivery(spool, outputs, books=self.books)
         self.committer = Committer(spool, self._on_pressure, self.delivery.wake)
         self.windows = Windows(self.core, spool)

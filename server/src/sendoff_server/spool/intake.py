@@ -76,6 +76,11 @@ class Intake:
         self._numbers = count(1)
         self._wanting = wanting_events(outputs)
 
+    def name(self) -> str:
+        """A new id for a batch of events. From any thread."""
+        # Never used again, even if this commit fails: a number says nothing, and the epoch is new with each start.
+        return f"ev-{self._agent}-{self._epoch}-{next(self._numbers)}"
+
     def header(self, name: str, kind: str, lines: int, made_ms: int) -> dict[str, Any]:
         """A batch's header (wire format, section 6)."""
         return batch_header(name, kind, lines, made_ms, self._agent, self._host)
@@ -96,8 +101,7 @@ class Intake:
         receipts.refuse(transaction.connection, refusals, now_ms, transaction.ran_ms)
 
     def _store_batch(self, transaction: Transaction, events: list[EventIn], now_ms: int) -> None:
-        # Never used again, even if this commit fails: a number says nothing, and the epoch is new with each start.
-        name = f"ev-{self._agent}-{self._epoch}-{next(self._numbers)}"
+        name = self.name()
         counts = self._receive(transaction.tally, events)
         item = None
         if self._wanting:
@@ -128,7 +132,7 @@ class Intake:
 
     def unfold(self, transaction: Transaction, keys: Sequence[str] | None, now_ms: int) -> int:
         """The minute of these folds (None: of all) is over: one line goes out for each. How many there were."""
-        name = f"ev-{self._agent}-{self._epoch}-{next(self._numbers)}"
+        name = self.name()
         header = self.header(name, "events", 0, now_ms)
         return folding.unfold(transaction.connection, transaction.tally, keys, header, self._wanting)
 

@@ -93,13 +93,22 @@ def runs(sources: Iterable[str]) -> list[list[Any]]:
 
 
 def read_waiting(
-    connection: apsw.Connection, query: str, output: str, most: int, room: int, without: Collection[int] = ()
+    connection: apsw.Connection,
+    query: str,
+    output: str,
+    most: int,
+    room: int,
+    without: Collection[int] = (),
+    sealed: bool = False,
 ) -> tuple[list[Sealed], list[int]]:
-    """Sealed batches up to a number and a size but for some items, and the items whose blob is damaged."""
+    """Batches up to a number and a size but for some items, and the items whose blob is damaged.
+
+    ``sealed``: only events that were gathered.
+    """
     found: list[Sealed] = []
     damaged: list[int] = []
     # One by one: the blobs of a backlog would not fit in memory.
-    values = {"output": output, "most": most, "without": msgspec.json.encode(list(without)).decode()}
+    values = {"output": output, "most": most, "without": msgspec.json.encode(list(without)).decode(), "sealed": sealed}
     for (chosen,) in ask(connection, query, values):
         for item, name, kind, lines, n, made, decoded, expected, blob in ask(connection, "sealed", {"item": chosen}):
             if checksum(blob) != expected:

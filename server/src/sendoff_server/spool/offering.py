@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sendoff_server.spool import leasing
+from sendoff_server.spool import gathering, leasing
 from sendoff_server.spool.errors import SpoolFailed
 from sendoff_server.spool.items import read_waiting
 from sendoff_server.spool.reading import Reading
@@ -21,8 +21,12 @@ DECODED_BYTES = 48 * 1024 * 1024
 """What the batches of one lease hold together at most, decoded: well under the 64 MiB of a body."""
 
 
+GATHER_BATCHES = 8
+"""How many batches one lease gathers at most: it is not to take long."""
+
+
 class Offers:
-    """The leases of all outputs. ``header`` makes a batch's, ``lose`` gives up items that are damaged."""
+    """The leases of all outputs. ``name`` and ``header`` make a batch's, ``lose`` gives up items that are damaged."""
 
     def __init__(
         self,
@@ -31,6 +35,7 @@ class Offers:
         outputs: Sequence[OutputSpec],
         merge: leasing.Merge,
         epoch: int,
+        name: Callable[[], str],
         header: Callable[[str, str, int, int], dict[str, Any]],
         lose: Callable[[Sequence[int]], Awaitable[None]],
     ) -> None:
@@ -38,6 +43,7 @@ class Offers:
         self._writer = writer
         self._outputs = {output.name: output for output in outputs}
         self._merge = merge
+        self._name = name
         self._header = header
         self._epoch = epoch
         self._lose = lose
@@ -55,7 +61,7 @@ class Offers:
         """See ``Spool.lease``."""
         spec = self._outputs[output]
         async with self.locks[output]:
-            events = await self._waiting("waiting_events", output, max_batches, max_bytes, without)
+            events = await self._events(spec, max_batches, max_bytes, without)
             left, room = max_batches - len(events), max_bytes - _size(events)
             snapshots = await self._waiting("waiting_snapshots", output, max(left, 1), room, without)
             more = len(snapshots) < left and _size(snapshots) < room
@@ -87,9 +93,38 @@ class Offers:
         self._leased[output] = frozenset(items)
         self._writer.leased = frozenset().union(*self._leased.values())
 
-    async def _waiting(self, query: str, output: str, most: int, room: int, without: Collection[int]) -> list[Sealed]:
+    async def _events(self, spec: OutputSpec, most: int, room: int, without: Collection[int]) -> list[Sealed]:
+        """Events that wait. If they are gathered for this output, then first as many as there is room for."""
+        wait = partial(self._waiting, "waiting_events", spec.name, most, room, without, sealed=spec.gather)
+        events = await wait()
+        free = min(most - len(events), GATHER_BATCHES) if _size(events) < room else 0
+        if spec.gather and free > 0 and await self._gather(spec.name, free):
+            events = await wait()
+        return events
+
+    async def _gather(self, output: str, most: int) -> bool:
+        """Whether any events were gathered."""
+        pieces = await self._reading.run(partial(gathering.choose, output=output, most=most))
+        batches = []
+        for rows in pieces:
+            header = self._header(self._name(), "events", 0, 0)
+            batch, damaged = await self._reading.run(partial(gathering.gather, rows=rows, header=header))
+            if damaged:
+                await self._lose(damaged)
+            batches.append(batch)
+        if batches:
+            try:
+                await self._writer.submit(lambda transaction: gathering.commit(transaction, output, batches))
+            except SpoolFailed:
+                # Nothing would ever leave a full disk if it had to be written first.
+                await self._writer.submit(lambda transaction: gathering.seal_first(transaction, output), frees=True)
+        return bool(batches)
+
+    async def _waiting(
+        self, query: str, output: str, most: int, room: int, without: Collection[int], sealed: bool = False
+    ) -> list[Sealed]:
         found, damaged = await self._reading.run(
-            partial(read_waiting, query=query, output=output, most=most, room=room, without=without)
+            partial(read_waiting, query=query, output=output, most=most, room=room, without=without, sealed=sealed)
         )
         if damaged:
             await self._lose(damaged)

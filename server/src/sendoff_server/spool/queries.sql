@@ -72,7 +72,8 @@ DELETE FROM item WHERE item = :item AND NOT EXISTS (SELECT 1 FROM delivery WHERE
 
 -- name: waiting_events
 -- An output's event batches, oldest first, but for some items.
-SELECT item FROM delivery WHERE output = :output AND kind = 0 AND item NOT IN (SELECT value FROM json_each(:without))
+SELECT item FROM delivery
+WHERE output = :output AND kind = 0 AND sealed >= :sealed AND item NOT IN (SELECT value FROM json_each(:without))
 ORDER BY place, item LIMIT :most;
 
 -- name: waiting_snapshots
@@ -292,3 +293,12 @@ SELECT output, state, at, detail, item FROM standing WHERE event = :event ORDER 
 SELECT item, epoch, iif(first, first, window), window, length, made, born, n, decoded, sources,
     (SELECT json_group_array(output) FROM delivery d WHERE d.item = i.item)
 FROM item i WHERE kind = 2 AND length < :length ORDER BY born, item LIMIT :most;
+
+-- name: loose_events
+-- An output's event rows that are not sealed yet, without their blobs; oldest first.
+SELECT d.item, d.place, i.lines, i.decoded, i.made, i.born, i.sources FROM delivery d JOIN item i ON i.item = d.item
+WHERE d.output = :output AND d.kind = 0 AND d.sealed = 0 ORDER BY d.place, d.item LIMIT :most;
+
+-- name: seal_events
+-- An event row of an output that gathers is ready to be offered.
+UPDATE delivery SET sealed = 1 WHERE output = :output AND item = :item AND kind = 0;

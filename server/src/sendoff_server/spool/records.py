@@ -18,6 +18,8 @@ class OutputSpec:
     interval_ms: int
     events: bool = True
     metrics: bool = True
+    gather: bool = False
+    """Whether it sends one batch a request, so that small batches of events are to be gathered into larger ones."""
 
 
 WhenFull = Literal["hold", "drop_oldest", "drop_new"]

@@ -91,7 +91,9 @@ class Spool:
         self._intake = Intake(outputs, self.agent_id, host, self.epoch)
         self._writer = Writer(connection, self._store, self._admit, limits, reserve, running, clock)
         self._looking = Reading(path / "spool.db", "sendoff-books")
-        self._offers = Offers(path, self._writer, outputs, merge, self.epoch, self._intake.header, self._lose_items)
+        self._offers = Offers(
+            path, self._writer, outputs, merge, self.epoch, self._intake.name, self._intake.header, self._lose_items
+        )
         self._merging = Merging(path / "spool.db", self._writer, outputs, self._offers.locks, self._lose_items)
         self._prune_ms = 0
         self._closed = threading.Lock()
