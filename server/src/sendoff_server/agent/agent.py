@@ -85,6 +85,7 @@ class Agent:
         self._ticking = asyncio.Lock()
         self._kernel_dropped_at: dict[str, float] = {}
         self._web: Web | None = None
+        self._recognised: dict[str, int] = {}
         self._spool: Spool | None = None
         self._stopped = False
         self.phase = "starting"
@@ -222,6 +223,20 @@ class Agent:
             await self._unfold()
             self.delivery.wake()
             await self._store_clients(STATES_A_TICK, fold=fold)
+            if fold:
+                await self._remember()
+
+    async def _remember(self) -> None:
+        """Keep what destinations say of repeats: who sends dead letters again is told when that is over."""
+        assert self._spool is not None
+        said = self.delivery.recognised()
+        try:
+            for output, seconds in said.items():
+                if self._recognised.get(output) != seconds:
+                    await self._spool.remember(output, seconds)
+            self._recognised = said
+        except SpoolError as error:
+            log.warning("what destinations say of repeats could not be stored: %s", error)
 
     async def _unfold(self) -> None:
         """Of each storm whose minute is over, let the one go out that stands for all."""

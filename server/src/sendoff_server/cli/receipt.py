@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from sendoff_server.cli.options import config_option, json_option
+from sendoff_server.cli.table import shown, when
 
 NOT_YET = 3
 NOTHING_KNOWN = 4
@@ -58,8 +59,6 @@ def _code(found: dict[str, Any] | None) -> int:
 
 
 def _words(event: str, found: dict[str, Any] | None) -> Iterator[str]:
-    from sendoff_server.cli.spool import shown, when
-
     if found is None:
         yield f"nothing is known of {shown(event, 100)}. Either it was not sent with confirm, or not to this host's"
         yield "agent, or it is still in the application's memory, or it is older than the setting spool.receipts"
@@ -76,8 +75,6 @@ def _words(event: str, found: dict[str, Any] | None) -> Iterator[str]:
 
 
 def _standing(each: dict[str, Any]) -> str:
-    from sendoff_server.cli.spool import shown, when
-
     detail = shown(each["detail"], 300)
     match each["state"]:
         case "pending":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from sendoff_server.cli.options import config_option, json_option
-from sendoff_server.cli.table import aligned
+from sendoff_server.cli.table import aligned, shown, when
 
 if TYPE_CHECKING:
     from sendoff_server.cli.keeper import Keeper
@@ -336,16 +336,6 @@ def _table(title: str, head: tuple[str, ...], rows: Sequence[tuple[object, ...]]
 def _held(letters: list[dict[str, Any]]) -> str:
     events = sum(each["n"] for each in letters if each["kind"] == "events")
     return f"{events:,} events and {sum(each['n'] for each in letters) - events:,} points"
-
-
-def shown(value: object, most: int) -> str:
-    """Somebody else's text on a terminal: cut, in one line, without what could control it."""
-    text = "".join(each if each.isprintable() else " " for each in str(value))
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def when(ms: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(ms / 1000))
 
 
 def _span(seconds: int) -> str:

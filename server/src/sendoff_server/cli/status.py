@@ -11,10 +11,11 @@ from typing import Any
 import click
 
 from sendoff_server.cli.options import config_option, json_option, settings_or_exit
-from sendoff_server.cli.table import aligned
+from sendoff_server.cli.table import aligned, shown
 
 BOOKS_DO_NOT_BALANCE = 4
 WATCH_EVERY_S = 2.0
+DEAD_SHOWN = 5
 
 
 @click.command()
@@ -106,6 +107,7 @@ def words(found: dict[str, Any]) -> Iterator[str]:
     ]
     head = ("INPUT", "DATAGRAMS", "POINTS OF SENDOFF CLIENTS IN THEM, THE GAPS OF THOSE")
     yield from _section("dropped by the kernel, never seen here", drops, head)
+    yield from _dead(found["dead_letters"])
     imbalances = books["imbalances"]
     yield ""
     yield "the books balance" if not imbalances else "THE BOOKS DO NOT BALANCE; this is a fault in Sendoff:"
@@ -121,6 +123,17 @@ def _outputs(outputs: list[dict[str, Any]]) -> Iterator[str]:
             yield f"  takes others, but fails on {each['shelved']} batches, which are tried again in their own time"
         if each.get("last_error"):
             yield f"  {each['last_error']}"
+
+
+def _dead(letters: list[dict[str, Any]]) -> Iterator[str]:
+    """The newest dead letters, and what can be done with them."""
+    rows = [
+        (f"dead/{each['dead']}", each["output"], f"{each['status']} {shown(each['code'], 40)}", each["n"])
+        for each in letters[:DEAD_SHOWN]
+    ]
+    if rows:
+        yield from _section("dead letters", rows, ("LETTER", "OUTPUT", "REFUSED WITH", "HOLDS"))
+        yield "  `sendoff spool show dead/N` shows one; `sendoff spool replay N` (or --all) sends it again"
 
 
 def _section(title: str, rows: list[Any], head: tuple[str, ...] | None = None) -> Iterator[str]:

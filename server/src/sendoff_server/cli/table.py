@@ -1,5 +1,6 @@
-"""Rows in aligned columns."""
+"""Rows in aligned columns, and what stands in them."""
 
+import time
 from collections.abc import Iterable, Sequence
 
 
@@ -16,6 +17,16 @@ def aligned(rows: Iterable[Sequence[object]], indent: str = "") -> list[str]:
         ).rstrip()
         for row in cells
     ]
+
+
+def shown(value: object, most: int) -> str:
+    """Somebody else's text on a terminal: cut, in one line, without what could control it."""
+    text = "".join(each if each.isprintable() else " " for each in str(value))
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def when(ms: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(ms / 1000))
 
 
 def _cell(value: object) -> str:

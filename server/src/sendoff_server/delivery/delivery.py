@@ -35,6 +35,13 @@ class TakesLedger(Protocol):
     async def send_ledger(self, header: dict[str, Any], lines: Sequence[bytes]) -> None: ...
 
 
+@runtime_checkable
+class RecognisesRepeats(Protocol):
+    """An output whose destination says for how many seconds it recognises repeats; None until it has."""
+
+    dedupe_s: int | None
+
+
 class KeepsBooks(Leases, Protocol):
     """What delivery needs of the spool."""
 
@@ -102,6 +109,11 @@ class Delivery:
         if task := self._delivering.get(worker):
             task.cancel()
         await worker.drain()
+
+    def recognised(self) -> dict[str, int]:
+        """For how many seconds destinations recognise repeats, by output, as far as they have said."""
+        outputs = [worker.output for worker in self._workers]
+        return {each.name: each.dedupe_s for each in outputs if isinstance(each, RecognisesRepeats) and each.dedupe_s}
 
     def status(self) -> list[dict[str, Any]]:
         """One object an output, for the status page: all in words and numbers, no secrets."""
