@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +14,7 @@ from sendoff import current
 from sendoff.client import Client
 from sendoff.metrics import series
 from sendoff.sending.lock import TryLock
-from sendoff.sending.outbox import Durable, Outbox
+from sendoff.sending.outbox import MOMENTS, Durable, Outbox
 from sendoff.tally import Tally
 
 
@@ -45,6 +47,52 @@ def test_what_comes_while_somebody_is_inside_is_written_before_they_leave(
     once_inside(outbox, monkeypatch, lambda: sendoff.event("inner"))
     sendoff.event("outer")
     until(lambda: [got.body["name"] for got in peer.durable] == ["outer", "inner"], "both events", 2)
+
+
+def test_an_event_that_meets_another_thread_inside_is_written_before_its_call_returns(
+    peer: Peer, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sendoff.sending.outbox.MOMENTS", (0.01,) * 3_000)
+    inside = threading.Event()
+
+    def slowly() -> None:
+        inside.set()
+        time.sleep(0.1)
+
+    holder = threading.Thread(target=outbox.lock.run, args=(slowly,))
+    holder.start()
+    assert inside.wait(10)
+    assert sendoff.event("at the same time")
+    assert outbox.channel.held.whole == 1
+    holder.join()
+
+
+def test_a_thread_that_stays_inside_holds_up_nobody_for_long(outbox: Outbox) -> None:
+    inside, over = threading.Event(), threading.Event()
+
+    def for_long() -> None:
+        inside.set()
+        over.wait(30)
+
+    holder = threading.Thread(target=outbox.lock.run, args=(for_long,))
+    holder.start()
+    assert inside.wait(10)
+    assert sendoff.event("left to the other")
+    assert holder.is_alive()
+    assert len(outbox.pending) == 1
+    over.set()
+    holder.join()
+    assert sum(MOMENTS) < 0.002
+
+
+def test_a_signal_handler_does_not_wait_for_the_thread_that_it_interrupted(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("sendoff.sending.worker.native", lambda module, name: slept.append)
+    once_inside(outbox, monkeypatch, lambda: sendoff.event("inner"))
+    sendoff.event("outer")
+    assert slept == []
 
 
 def test_what_is_pending_is_bounded_too(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:

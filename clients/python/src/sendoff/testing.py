@@ -65,8 +65,9 @@ class _Kept(Outbox):
     def _wake(self) -> None:
         """No thread."""
 
-    def _enter(self, pack: bool) -> None:
+    def _enter(self, pack: bool) -> bool:
         """No socket."""
+        return True
 
 
 class Recorder(Client):

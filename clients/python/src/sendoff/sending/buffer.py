@@ -33,13 +33,15 @@ class Held:
     Each is kept as (seq, frame, the receipt that somebody wants or None).
     """
 
-    __slots__ = ("_next", "bytes", "sent", "to_write", "tries", "tries_of", "written_upto")
+    __slots__ = ("_next", "bytes", "sent", "to_write", "tries", "tries_of", "whole", "written_upto")
 
     def __init__(self) -> None:
         self.sent: deque[Entry] = deque()
         self.to_write: deque[Entry] = deque()
         self.bytes = 0
         self.written_upto = 0
+        self.whole = 0
+        """The highest number that was wholly written, once."""
         self.tries = 0
         self.tries_of = 0
         self._next = 1
@@ -99,6 +101,7 @@ class Held:
 
     def wrote(self, seq: int) -> None:
         """Frame `seq`, the first of `to_write`, is wholly written. Saying so twice does no harm."""
+        self.whole = max(self.whole, seq)
         if self.to_write and self.to_write[0][0] == seq:
             if not self.sent or self.sent[-1][0] != seq:
                 self.sent.append(self.to_write[0])

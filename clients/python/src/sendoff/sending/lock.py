@@ -8,6 +8,8 @@ time may be what is interrupted. Nothing here depends on `threading`, so no monk
 
 from __future__ import annotations
 
+from _thread import get_ident
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,13 +21,13 @@ class TryLock:
     __slots__ = ("_slot",)
 
     def __init__(self) -> None:
-        self._slot: dict[int, object] = {}
+        self._slot: dict[int, list[int]] = {}
 
     def run(self, work: Callable[..., object], *args: object) -> bool:
         """Call `work(*args)` as the only holder and return True; False if somebody is inside, perhaps this very
         thread.
         """
-        me = object()
+        me = [get_ident()]  # known by its identity; the number is for `mine`
         slot = self._slot
         try:
             try:
@@ -39,6 +41,12 @@ class TryLock:
         finally:
             if slot.get(0) is me:
                 slot.pop(0, None)
+
+    @property
+    def mine(self) -> bool:
+        """Whether this very thread is inside: a signal handler has interrupted it there."""
+        holder = self._slot.get(0)
+        return holder is not None and holder[0] == get_ident()
 
     def __repr__(self) -> str:
         return f"TryLock({'taken' if self._slot else 'free'})"

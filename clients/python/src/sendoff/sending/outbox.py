@@ -2,7 +2,8 @@
 
 A durable frame goes into `pending`, and then the caller tries the lock. If it gets it, it numbers and writes what is
 pending; if not, the holder does, who looks into `pending` again after it has let go: so nothing is left behind, and a
-signal handler that interrupts the holder merely leaves its frame with it. Points go into their own deque and are
+signal handler that interrupts the holder merely leaves its frame with it. A caller gives a holder in another thread a
+moment to do so before it returns. Points go into their own deque and are
 packed by the thread every TICK, or by a caller when many wait.
 """
 
@@ -37,6 +38,8 @@ all.
 """
 CALLER_FRAMES = 32
 """Frames that one call writes at most, its own and those found waiting."""
+MOMENTS = (0, 0.00002, 0.00005, 0.0001, 0.0002, 0.0004, 0.0008)
+"""Seconds that a caller gives another thread to write its frame: 1.6 ms at most, all together."""
 THREAD_FRAMES = 4_096
 THREAD_RETRY = 5.0
 """Seconds until a thread that did not come to run is tried again: starting it may fail, or be interrupted."""
@@ -48,7 +51,7 @@ THREAD_TRIES = 3
 class Durable:
     """An event on its way into the buffer. `dropped` is its fate there, `receipt` what is to be told of it."""
 
-    __slots__ = ("dropped", "event_id", "kind", "payload", "receipt", "t")
+    __slots__ = ("dropped", "event_id", "kind", "payload", "receipt", "seq", "t")
 
     def __init__(self, kind: str, event_id: str, t: int, payload: bytes, receipt: Receipt | None = None) -> None:
         self.kind = kind
@@ -56,6 +59,7 @@ class Durable:
         self.t = t
         self.payload = payload
         self.receipt = receipt
+        self.seq = 0
         self.dropped = False
 
     def drop(self, reason: str) -> None:
@@ -171,7 +175,8 @@ class Outbox:
         self._pending_bytes += size
         self.pending.append(durable)
         try:
-            self._enter(pack=False)
+            if not self._enter(pack=False):
+                self._see_written(durable)
             self._notify()
         except RecursionError:
             self.tally.full_stack += 1
@@ -179,10 +184,23 @@ class Outbox:
             guard.keep(error, self.tally)
         return not durable.dropped
 
-    def _enter(self, pack: bool) -> None:
-        """Work if nobody does; see the head of this file for why nothing is left behind."""
-        while self.lock.run(self._serve_caller, pack) and self.pending:
+    def _enter(self, pack: bool) -> bool:
+        """Work if nobody does; see the head of this file for why nothing is left behind. False if somebody did."""
+        if not self.lock.run(self._serve_caller, pack):
+            return False
+        while self.pending and self.lock.run(self._serve_caller, pack):
             pass
+        return True
+
+    def _see_written(self, durable: Durable) -> None:
+        """Another thread is inside and will write it. Give it a moment to, as `os._exit` may be what comes next."""
+        sleep = worker.native("time", "sleep")
+        for pause in MOMENTS:
+            if self.lock.mine or durable.dropped or 0 < durable.seq <= self.channel.held.whole:
+                return
+            sleep(pause)  # a thread that has just let go of the interpreter's lock needs as long to take it
+            if self._enter(pack=False):
+                return
 
     def _notify(self) -> None:
         """Wake the thread if what it should watch has changed since it fell asleep, or if there is none yet."""
@@ -234,6 +252,7 @@ class Outbox:
                 durable.drop("buffer_full")
                 self.tally.many("event.buffer_full", 1)
             else:
+                durable.seq = self.channel.held.next_seq
                 self.channel.add(durable.kind, durable.event_id, durable.t, durable.payload, durable.receipt)
             self.pending.popleft()
         self._pending_bytes = 0
