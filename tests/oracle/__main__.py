@@ -38,6 +38,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where to work; kept afterwards")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="sendoff-chaos-"))
+    if folder.exists() and any(folder.iterdir()):
+        parser.error(f"{folder} holds another run: its books would be judged with this one's")
     print(f"CHAOS_SEED={options.seed}, in {folder}", flush=True)
     world = World(folder, options.seed)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
