@@ -41,7 +41,8 @@ def main() -> int:
     if folder.exists() and any(folder.iterdir()):
         parser.error(f"{folder} holds another run: its books would be judged with this one's")
     print(f"CHAOS_SEED={options.seed}, in {folder}", flush=True)
-    world = World(folder, options.seed)
+    # A storm is folded until its minute is over, for which a short run would have to wait.
+    world = World(folder, options.seed, storm=100 if options.seconds >= 60 or options.cycles else 0)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
     try:
         right = run(world, options)

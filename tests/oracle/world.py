@@ -41,6 +41,8 @@ class World:
 
     folder: Path
     seed: int
+    storm: int = 100
+    """Exceptions of one fingerprint in a minute that are not folded; 0 folds none."""
     stage: Stage = field(init=False)
     port: int = field(default_factory=free_port)
     disk: str = "not asked for"
@@ -79,6 +81,7 @@ class World:
         if key:
             base = f"http://127.0.0.1:{self.port}"
             text += (
+                f"[spool]\nstorm = {self.storm}\n"
                 f'[outputs.main]\ntype = "gateway"\nurl = "{base}"\nkey = "{key}"\ninterval = 2\ntimeout = 2\n'
                 f'[outputs.sink]\ntype = "http"\nurl = "{base}/sink"\ncompression = "identity"\n'
                 "interval = 3\ntimeout = 2\n"
