@@ -1,13 +1,18 @@
-"""Receipts through a whole agent: accepted, spooled, refused, over a crash; asked on the control socket alone."""
+"""The control socket of a whole agent: receipts (accepted, spooled, refused, over a restart), and senseless wishes."""
 
 from __future__ import annotations
 
 import asyncio
+import io
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from .support import FrameClient, running, until, uuid7
+from sendoff_server.settings import Settings
+from sendoff_server.spool.sql import ask
+from server.tests.outputs.destination import KEY, Destination
+
+from .support import FrameClient, running, settings, until, uuid7
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,3 +110,48 @@ async def test_receipts_are_not_to_be_had_on_an_address(tmp_path: Path) -> None:
         async with aiohttp.ClientSession() as http, http.get(url) as answer:
             assert answer.status == 404
         client.close()
+
+
+async def test_a_wish_that_makes_no_sense_is_answered_by_a_sentence(tmp_path: Path) -> None:
+    async with running(tmp_path) as agent:
+        connector = aiohttp.UnixConnector(agent.addresses["control"])
+        async with aiohttp.ClientSession(connector=connector) as http:
+            for method, path, body in [
+                ("GET", "/spool?limit=many", b""),
+                ("GET", "/spool?limit=0", b""),
+                ("GET", "/spool?unknown=1", b""),
+                ("GET", "/spool/show", b""),
+                ("GET", "/spool/export?what=everything", b""),
+                ("GET", "/spool/export?what=dead&after=-1", b""),
+                ("POST", "/spool/replay", b"{"),
+                ("POST", "/spool/replay", b'{"numbers": ["1"]}'),
+                ("POST", "/spool/replay", b"\xff"),
+                ("POST", "/spool/replay", b"[" * 100_000),
+                ("POST", "/spool/purge", b"{}"),
+                ("POST", "/spool/purge", b'{"what": "waiting", "numbers": [99999999999999999999]}'),
+            ]:
+                async with http.request(method, f"http://x{path}", data=body or None) as answer:
+                    found = await answer.json()
+                    assert (answer.status, found["detail"][:21]) == (400, "this cannot be asked:"), path
+            async with http.post("http://x/spool/purge", data=io.BytesIO(b" " * 2_000_000)) as answer:
+                assert answer.status == 413
+
+
+async def test_what_a_destination_says_of_repeats_is_kept(tmp_path: Path) -> None:
+    destination = Destination()
+    await destination.start()
+    output = {"type": "gateway", "url": destination.url, "key": KEY}
+    chosen = Settings.model_validate({**settings(tmp_path).model_dump(), "outputs": {"main": output}})
+    async with running(tmp_path, chosen) as agent:
+        client = FrameClient(agent, A)
+        await client.hello()
+        await client.send("event", EVENT, seq=1)
+        await client.acknowledged(1)
+        await until("delivered", lambda: destination.stored)
+        await until("said", agent.delivery.recognised)
+        await agent.tick(fold=True)
+        assert agent._spool is not None
+        kept = await agent._spool.look(lambda connection: ask(connection, "get_meta", {"key": "dedupe_s/main"}))
+        assert kept == [(60,)]
+        client.close()
+    await destination.stop()

@@ -157,6 +157,16 @@ def keeper(config: Path | None) -> Iterator[Keeper]:
         sys.exit(1)
 
 
+def agent_answers(config: Path | None) -> bool:
+    """Whether an agent can be asked. The files are left alone: one that is about to start needs their lock."""
+    settings = settings_or_exit(config)
+    try:
+        find(control_places(settings.inputs.unix.path, os.environ, os.getuid()), os.getuid())
+    except NoAnswer:
+        return False
+    return True
+
+
 @contextmanager
 def _reach(settings: "Settings") -> Iterator[Keeper]:
     from sendoff_server.spool import SpoolLocked

@@ -31,7 +31,7 @@ def receipt(event: str, seconds: float, config: Path | None, as_json: bool) -> N
     Exit code 0 when every output that gets events has it; 3 when one has not yet; 4 when nothing is known of it;
     5 when it was refused or lost; 1 when the agent or its spool cannot be asked.
     """
-    from sendoff_server.cli.keeper import keeper
+    from sendoff_server.cli.keeper import agent_answers, keeper
 
     end = time.monotonic() + seconds
     while True:
@@ -40,7 +40,10 @@ def receipt(event: str, seconds: float, config: Path | None, as_json: bool) -> N
         code = _code(found)
         if code not in (NOT_YET, NOTHING_KNOWN) or time.monotonic() >= end:
             break
-        time.sleep(min(EVERY_S, max(0.0, end - time.monotonic())))
+        while time.monotonic() < end:
+            time.sleep(min(EVERY_S, max(0.0, end - time.monotonic())))
+            if agent_answers(config):
+                break
     if as_json:
         click.echo(json.dumps(found or {"event": event, "state": "unknown", "outputs": []}))
     else:
