@@ -277,3 +277,75 @@ def test_a_reader_of_the_log_that_is_gone_stops_nothing(run: Run) -> None:
     out = pipe(process.stdout).read()
     assert process.wait(30) == 0
     assert out == "stopped\n"
+
+
+RENEWABLE = """
+import os
+from sendoff_server.process import Handover, Refused, Renewal
+from sendoff_server.process import renewal as module
+
+class Renewable(Part):
+    def __init__(self, handover): self.handover = handover
+    async def start(self): say(f"started {self.handover.state.decode() if self.handover else 'anew'}")
+    async def watch(self): await asyncio.sleep(3600)
+    async def settle(self): say("settled")
+    async def let_go(self): return Handover(b"with the state", ())
+"""
+
+
+def test_a_process_that_cannot_be_replaced_goes_on_from_what_it_let_go(run: Run) -> None:
+    process = run(
+        RENEWABLE
+        + """
+words = iter([["/bin/true"], ["/nowhere/python", "x"]])
+module.command = lambda: next(words)
+sys.exit(serve(renewal=Renewal(Renewable, None), drain_s=5, announce=lambda: say("ready")))
+"""
+    )
+    wait_for(process, "started anew")
+    wait_for(process, "ready")
+    process.send_signal(signal.SIGHUP)
+    wait_for(process, "started with the state")
+    wait_for(process, "ready")
+    process.send_signal(signal.SIGTERM)
+    code, out, err = end(process)
+    assert (code, out) == (0, "stopped\n")
+    assert "the new code could not be run, so the old goes on: /nowhere/python: No such file" in err
+
+
+def test_a_part_that_cannot_settle_refuses_to_be_replaced_and_systemd_is_told(run: Run, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(30)
+        process = run(
+            RENEWABLE
+            + """
+class Full(Renewable):
+    async def settle(self): raise Refused("the disk is full")
+module.command = lambda: ["/bin/true"]
+sys.exit(serve(renewal=Renewal(Full, None), drain_s=5, announce=lambda: say("ready")))
+""",
+            NOTIFY_SOCKET=str(tmp_path / "notify"),
+        )
+        wait_for(process, "ready")
+        process.send_signal(signal.SIGHUP)
+        said = [systemd.recv(1000).decode() for _ in range(4)]
+        assert said[:2] == ["READY=1", "STATUS=running"]
+        assert said[2].startswith("RELOADING=1\nMONOTONIC_USEC=")
+        assert said[3].startswith("READY=1\nSTATUS=")
+        process.send_signal(signal.SIGTERM)
+        code, out, err = end(process)
+        assert (code, out) == (0, "stopped\n")
+        assert "not reloaded, everything goes on as before: the disk is full" in err
+
+
+def test_a_hangup_where_nothing_can_be_reloaded_is_answered_in_the_log(run: Run) -> None:
+    process = run(f"sys.exit(serve(Part(), drain_s=5, announce={READY}))")
+    wait_for(process, "ready")
+    process.send_signal(signal.SIGHUP)
+    for line in pipe(process.stderr):
+        if "SIGHUP changes nothing here: to take new settings, stop it and start it again" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    code, out, _ = end(process)
+    assert (code, out) == (0, "stopped\n")

@@ -32,6 +32,7 @@ def agent(config: Path | None, check: bool) -> None:
     from sendoff_server.process import Handover, Renewal, activated, received, serve
 
     if check:
+        check_spool(settings.agent.data_dir / "agent")
         return
     log = logging.getLogger("sendoff_server.agent")
 
@@ -57,3 +58,14 @@ def agent(config: Path | None, check: bool) -> None:
             )
 
     sys.exit(serve(renewal=renewal, drain_s=settings.agent.drain, announce=announce))
+
+
+def check_spool(folder: Path) -> None:
+    """Exit with code 1 where an agent of this version could not take the spool over."""
+    from sendoff_server.spool import SpoolTooNew, check_layout
+
+    try:
+        check_layout(folder)
+    except SpoolTooNew as error:
+        click.echo(f"sendoff: {error}", err=True)
+        sys.exit(1)

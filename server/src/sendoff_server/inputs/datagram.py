@@ -55,7 +55,7 @@ class DatagramInput:
         self._sock = sock
         self._intake = intake
         self._path = path if self._kept.ours else None
-        self._inode = inode_of(self._path)
+        self._inode = kept.inode if kept else inode_of(self._path)
         self._seen_drops = self._kept.seen
         self._buffer = bytearray(MAX_DATAGRAM + 1)
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -84,7 +84,7 @@ class StreamInput:
         self._sock = sock
         self._kept = kept or KeptSocket(name, sock.fileno(), self.address)
         self._path = path if self._kept.ours else None
-        self._inode = inode_of(self._path)
+        self._inode = kept.inode if kept else inode_of(self._path)
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._max_connections = max(8, min(max_connections, (descriptors - 128) // 2))
         self._max_pending = max_pending

@@ -48,6 +48,8 @@ class Renewal:
     def __init__(self, make: Callable[[Handover | None], Renewable], handover: Handover | None) -> None:
         self._make = make
         self.part = make(handover)
+        self.goes_on = handover is not None
+        """A run was there before, and left what it had."""
         self.agreed = asyncio.Event()
         """It has been checked and settled: the process is to be replaced."""
         self._busy = self._closed = False
@@ -86,12 +88,14 @@ class Renewal:
 
     def replace(self, handover: Handover) -> str:
         """Run the new code in this process. Returns, with the reason, only where that fails: then `part` goes on."""
+        arguments = command()
         try:
-            replace_process(handover, command(), os.environ)
+            replace_process(handover, arguments, os.environ)
         except OSError as error:
-            failure = f"{command()[0]}: {error.strerror}"
+            failure = f"{arguments[0]}: {error.strerror}"
         self.agreed, self._settling = asyncio.Event(), asyncio.Lock()
         self._closed = False
+        self.goes_on = True
         self.part = self._make(handover)
         return failure
 

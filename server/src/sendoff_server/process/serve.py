@@ -119,8 +119,9 @@ class _Life:
     async def _until_over(self) -> int:
         starting = asyncio.create_task(self._start(), name="start")
         if not await self._unless_asked({starting}):
-            starting.cancel()
-            await asyncio.wait({starting})
+            if self._renewal is None or not self._renewal.goes_on:
+                starting.cancel()
+            await asyncio.wait({starting})  # what the run before left is taken first, and then drained
             return ENDED
         if starting.exception() is not None:
             _say_why(starting.exception())

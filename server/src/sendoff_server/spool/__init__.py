@@ -1,5 +1,6 @@
 """The durable store of what is not delivered yet."""
 
+from sendoff_server.spool.database import check_layout
 from sendoff_server.spool.errors import SpoolClosed, SpoolError, SpoolFailed, SpoolFull, SpoolLocked, SpoolTooNew
 from sendoff_server.spool.records import (
     UNASSIGNED,
@@ -39,4 +40,5 @@ __all__ = [
     "SpoolLimits",
     "SpoolLocked",
     "SpoolTooNew",
+    "check_layout",
 ]

@@ -34,14 +34,15 @@ def check_library(version: int) -> None:
         )
 
 
-def open_database(folder: Path, now_ms: int) -> tuple[apsw.Connection, Path | None]:
+def open_database(folder: Path, now_ms: int, *, closed_well: bool = False) -> tuple[apsw.Connection, Path | None]:
     """The writing connection, and where a damaged file was moved to (None if there was none).
 
-    Raises ``SpoolTooNew``, and ``SpoolFailed`` if the disk does not let a file be made.
+    ``closed_well``: this process closed it a moment ago, and need not look through all of it. Raises ``SpoolTooNew``,
+    and ``SpoolFailed`` if the disk does not let a file be made.
     """
     check_library(_library())
     try:
-        return _open_checked(folder, now_ms), None
+        return _open_checked(folder, now_ms, closed_well=closed_well), None
     except _Damaged as damage:
         kept = _move_aside(folder, now_ms)
         log.error(
@@ -56,6 +57,21 @@ def open_database(folder: Path, now_ms: int) -> tuple[apsw.Connection, Path | No
         return _open_checked(folder, now_ms), kept
     except (_Damaged, apsw.Error) as error:
         raise SpoolFailed(f"a new spool in {folder} cannot be made: {error}") from error
+
+
+def check_layout(folder: Path) -> None:
+    """Raises ``SpoolTooNew`` for a spool that this version cannot read. Only looks, also while another has it open."""
+    try:
+        connection = apsw.Connection(str(folder / "spool.db"), flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            connection.set_busy_timeout(5_000)
+            version = connection.pragma("user_version")
+        finally:
+            connection.close()
+    except apsw.Error:  # none is there, or it is ill: that is for who opens it to say
+        return
+    if version > SCHEMA_VERSION:
+        raise SpoolTooNew(_too_new(folder, version))
 
 
 def connect(path: Path) -> apsw.Connection:
@@ -83,7 +99,7 @@ def _library() -> int:
     return parts[0] * 1_000_000 + parts[1] * 1_000 + parts[2]
 
 
-def _open_checked(folder: Path, now_ms: int) -> apsw.Connection:
+def _open_checked(folder: Path, now_ms: int, *, closed_well: bool = False) -> apsw.Connection:
     path = folder / "spool.db"
     _check_header(path)
     logged = commits(folder / "spool.db-wal")
@@ -100,7 +116,7 @@ def _open_checked(folder: Path, now_ms: int) -> apsw.Connection:
         connection.pragma("journal_size_limit", 16 * 1024 * 1024)
         # Cells are checked as they are read, so that damage shows as an error instead of as wrong data.
         connection.pragma("cell_size_check", True)
-        answer = connection.pragma("quick_check", 1)
+        answer = "ok" if closed_well else connection.pragma("quick_check", 1)
         if answer != "ok":
             raise _Damaged(str(answer))
         _check_log(connection, folder, logged, now_ms)
@@ -151,10 +167,14 @@ def _prepare(connection: apsw.Connection, folder: Path) -> None:
                 connection.execute(migration(step))
                 connection.pragma("user_version", step + 1)
     else:
-        raise SpoolTooNew(
-            f"the spool in {folder} was written by a later version of Sendoff (layout {version}, this one knows "
-            f"{SCHEMA_VERSION}): upgrade, or move the directory away"
-        )
+        raise SpoolTooNew(_too_new(folder, version))
+
+
+def _too_new(folder: Path, version: int) -> str:
+    return (
+        f"the spool in {folder} was written by a later version of Sendoff (layout {version}, this one knows "
+        f"{SCHEMA_VERSION}): upgrade, or move the directory away"
+    )
 
 
 def _move_aside(folder: Path, now_ms: int) -> Path:

@@ -16,7 +16,9 @@ class Lock:
     """
 
     def __init__(self, path: Path, kept: int | None = None) -> None:
-        if kept is not None and _is(kept, path):
+        self.was_kept = kept is not None and _is(kept, path)
+        """Nobody else can have had the file in between."""
+        if kept is not None and self.was_kept:
             self._file = kept
         else:
             if kept is not None:

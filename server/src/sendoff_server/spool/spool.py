@@ -127,7 +127,7 @@ class Spool:
         try:
             reserve = Reserve(path / "reserve")
             reserve.give_back()  # opening needs room too
-            connection, quarantined = open_database(path, now_ms)
+            connection, quarantined = open_database(path, now_ms, closed_well=lock.was_kept)
             try:
                 _sync_folders(path)
                 _begin_run(connection, now_ms, host, outputs)
