@@ -187,7 +187,7 @@ def test_hostile_arguments_get_one_sentence_and_change_nothing(sendoff: Sendoff,
         agent.terminate()
         agent.wait(30)
     before = answer(sendoff, "spool", "ls")["totals"]
-    for arguments in HOSTILE if with_agent else HOSTILE[::4]:
+    for arguments in HOSTILE if not with_agent else HOSTILE[::3]:
         done = sendoff("spool", *arguments)
         assert done.returncode in (1, 2), arguments
         assert done.stderr, arguments
@@ -270,3 +270,18 @@ def test_another_agent_than_the_settings_name_is_not_touched(sendoff: Sendoff, t
     assert done.returncode == 1
     assert "keeps its spool in" in done.stderr
     wait_until(lambda: sendoff("spool", "ls").returncode == 0)
+
+
+def test_whoever_waits_for_a_receipt_keeps_no_agent_from_starting(sendoff: Sendoff) -> None:
+    agent = begin_agent(sendoff)
+    (event,) = send(sendoff, "order")
+    agent.terminate()
+    agent.wait(30)
+    waits = sendoff.begin("receipt", event, "--wait", "60")
+    lock = sendoff.folder / "agent/spool.lock"
+    wait_until(lambda: lock.read_text().strip() == str(waits.pid))  # it has looked into the files
+    wait_until(lambda: sendoff("spool", "ls").returncode == 0)  # and let go of them
+    begin_agent(sendoff)
+    assert waits.poll() is None
+    assert sendoff("spool", "purge", "--waiting", "--yes").returncode == 0
+    assert waits.wait(60) == 5
