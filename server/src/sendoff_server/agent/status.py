@@ -160,6 +160,8 @@ class Status:
         }
         if isinstance(each, StreamInput):
             shown |= {"open": each.open, "half_read_bytes": each.pending, "reading": not self._agent.committer.pressed}
+        else:
+            shown["receive_buffer"] = each.receive_buffer
         return shown
 
     def _clients(self) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -51,6 +52,15 @@ def control_places(configured: Path | Literal[False] | None, environ: Mapping[st
         places.append(Path(environ["XDG_RUNTIME_DIR"]) / "sendoff/agent.sock")
     places += [Path("/run/sendoff/agent.sock"), Path(f"/tmp/sendoff-{uid}/agent.sock")]  # noqa: S108  # owner checked
     return [place.parent / "control.sock" for place in places]
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """Why a control socket gave no answer. ``why``: absent, untrusted, forbidden, stale, or odd (the words say)."""
+
+    place: Path
+    why: str
+    words: str
 
 
 def ask(path: str, places: list[Path], uid: int, method: str = "GET", timeout_s: float = TIMEOUT_S) -> Any:
@@ -101,20 +111,31 @@ def _refused(answer: http.client.HTTPResponse, body: bytes) -> Refused:
 def _first(places: list[Path], uid: int, work: Callable[[Path], T]) -> T:
     tried: list[str] = []
     for place in places:
-        try:
-            if _is_somebody_elses(place.parent, uid):
-                tried.append(f"{place}: its folder belongs to another user, and anybody could have made it")
-                continue
-            return work(place)
-        except FileNotFoundError:
-            tried.append(f"{place}: nothing there")
-        except PermissionError:
-            tried.append(f"{place}: belongs to another user; ask as that user or as root")
-        except ConnectionRefusedError:
-            tried.append(f"{place}: left over, nobody listens")
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            tried.append(f"{place}: {error or type(error).__name__}")
+        answer = _try(place, uid, work)
+        if not isinstance(answer, Silent):
+            return answer
+        tried.append(f"{place}: {answer.words}")
     raise NoAnswer("no agent answers on this host. Start one with `sendoff agent`. Looked at:\n  " + "\n  ".join(tried))
+
+
+def ask_one(path: str, place: Path, uid: int) -> Any:
+    """The JSON at ``path`` from the agent at one control socket, or a `Silent`."""
+    return _try(place, uid, lambda place: _get(place, path, "GET", TIMEOUT_S))
+
+
+def _try(place: Path, uid: int, work: Callable[[Path], T]) -> T | Silent:
+    try:
+        if _is_somebody_elses(place.parent, uid):
+            return Silent(place, "untrusted", "its folder belongs to another user, and anybody could have made it")
+        return work(place)
+    except FileNotFoundError:
+        return Silent(place, "absent", "nothing there")
+    except PermissionError:
+        return Silent(place, "forbidden", "belongs to another user; ask as that user or as root")
+    except ConnectionRefusedError:
+        return Silent(place, "stale", "left over, nobody listens")
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return Silent(place, "odd", str(error) or type(error).__name__)
 
 
 def _is_somebody_elses(folder: Path, uid: int) -> bool:

@@ -5,6 +5,7 @@ import click
 from sendoff_server.cli.agent import agent
 from sendoff_server.cli.check import check
 from sendoff_server.cli.dev import dev
+from sendoff_server.cli.doctor import doctor
 from sendoff_server.cli.gateway import gateway
 from sendoff_server.cli.receipt import receipt
 from sendoff_server.cli.reload import reload
@@ -21,5 +22,5 @@ def main() -> None:
     """
 
 
-for _command in (agent, gateway, dev, status, spool, receipt, reload, check, version):
+for _command in (agent, gateway, dev, doctor, status, spool, receipt, reload, check, version):
     main.add_command(_command)

@@ -52,6 +52,8 @@ class DatagramInput:
         resume_counts(self.counts, kept)
         self._kept = kept or KeptSocket(name, sock.fileno(), self.address)
         self.kernel_dropped = self._kept.dropped
+        self.receive_buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+        """Bytes that the kernel holds for it (it doubles what it was asked for, for its own overhead)."""
         self._sock = sock
         self._intake = intake
         self._path = path if self._kept.ours else None
