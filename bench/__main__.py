@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from bench import backlog, calls, durable, footprint, ingest, latency, outage, storm
+from bench import backlog, calls, durable, footprint, ingest, isolation, latency, outage, storm
 from bench.machine import describe
 
 MEASUREMENTS = {
@@ -15,12 +15,13 @@ MEASUREMENTS = {
     "calls": calls.measure,
     "ingest": ingest.measure,
     "durable": durable.measure,
+    "isolation": isolation.measure,
     "latency": latency.measure,
     "storm": storm.measure,
     "backlog": backlog.measure,
     "outage": outage.measure,
 }
-LONG = {"backlog", "outage"}
+LONG = {"backlog", "isolation", "outage"}
 """They take minutes each, and are run by name only. `BENCH_COUNT` makes them smaller."""
 
 

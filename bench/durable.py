@@ -41,10 +41,10 @@ def measure() -> Table:
         ):
             before = cpu_seconds(agent_pid), cpu_seconds(gateway_pid)
             began = time.perf_counter()
-            cpu = _produce(made)
-            wait_until("all events stored", lambda made=made: _stored(made) >= EVENTS, seconds=120)
+            cpu = produce(made, EVENTS)
+            wait_until("all events stored", lambda made=made: stored(made) >= EVENTS, seconds=120)
             took = time.perf_counter() - began
-            assert _stored(made) == EVENTS, "more events are stored than were sent"
+            assert stored(made) == EVENTS, "more events are stored than were sent"
             rates.append(EVENTS / took)
             producer.append(cpu / EVENTS * 1e6)
             agent.append((cpu_seconds(agent_pid) - before[0]) / EVENTS * 1e6)
@@ -57,10 +57,10 @@ def measure() -> Table:
     return table
 
 
-def _produce(made: Stage) -> float:
+def produce(made: Stage, events: int) -> float:
     """Run the producer to its end; its CPU seconds."""
     made_by = subprocess.run(
-        [sys.executable, "-c", PRODUCER, str(EVENTS), str(SIZE)],
+        [sys.executable, "-c", PRODUCER, str(events), str(SIZE)],
         check=True,
         capture_output=True,
         text=True,
@@ -69,6 +69,6 @@ def _produce(made: Stage) -> float:
     return float(made_by.stdout)
 
 
-def _stored(made: Stage) -> int:
+def stored(made: Stage) -> int:
     count: int = get_json(f"{made.gateway_url}/api/v1/bench/counts")["events"]
     return count

@@ -120,7 +120,7 @@ async def test_waits_grow_to_a_minute_and_begin_anew_after_success(
     assert await one.step() == 0.25
 
 
-@pytest.mark.parametrize("code", [429, 503])
+@pytest.mark.parametrize("code", [408, 425, 429, 500, 502, 503, 504, 401, 404, 301])
 async def test_retry_after_in_seconds_holds_for_the_whole_destination(
     code: int, worker: MakeWorker, spool: Spool, destination: Destination, clock: ManualClock
 ) -> None:
