@@ -9,6 +9,7 @@ import pytest
 from sendoff_server.ledger import EventsBook
 from sendoff_server.spool import Dead, Delivered, EventIn, OutputSpec, RefusedLine, Sealed, Split, Spool
 from sendoff_server.spool.items import unseal
+from sendoff_server.spool.keeping import Replaying
 
 from .conftest import NOW, OpenSpool, event
 
@@ -150,3 +151,20 @@ async def test_a_storm_takes_the_room_of_one_line(open_spool: OpenSpool, folder:
     found = await spool.stats()
     assert found["folding"] == {"lines": 1, "exceptions": 20_000}
     assert found["used_bytes"] - before < 64 * 1024
+
+
+async def test_a_dead_letter_that_stands_for_others_weighs_the_same_when_it_is_sent_again(
+    open_spool: OpenSpool,
+) -> None:
+    spool = open_spool("main")
+    batch = await storm(spool)
+    await spool.settle("main", [Delivered(batch, [RefusedLine(1, "invalid", "x")])])
+    [letter] = (await spool.stats())["dead_letters"]
+    await spool.replay(Replaying(numbers=[letter["dead"]]))
+    found = await books(spool)
+    assert (found["shop", "main"].dead, found["shop", "main"].pending) == (0, 102)  # with the two that still wait
+    again = (await spool.lease("main", NOW))[-1]
+    assert (again.lines, again.n) == (1, 100)
+    await spool.settle("main", [Delivered(again)])
+    found = await books(spool)
+    assert (found["shop", "main"].delivered, found["shop", "main"].folded) == (1, 99)
