@@ -15,6 +15,7 @@ import pytest
 from sendoff_server.agent import web as module
 from sendoff_server.agent.pages import render, size, span, verdict
 from sendoff_server.agent.status import KEYS
+from sendoff_server.cli.status import words
 from sendoff_server.spool import SpoolFailed
 
 from .support import FrameClient, address, connect, running, settings, status, until
@@ -24,6 +25,16 @@ if TYPE_CHECKING:
 
     from sendoff_server.agent import Agent
 
+FLOWING = {
+    "name": "main",
+    "type": "gateway",
+    "url": "https://x.example",
+    "state": "flowing",
+    "last_error": None,
+    "next_try_s": 0.0,
+    "oldest_pending_ms": None,
+    "shelved": 0,
+}
 HOSTILE = '<script>alert(1)</script>"\u202e\x00'
 
 
@@ -157,6 +168,23 @@ async def test_prometheus_gets_the_numbers_of_the_ledger(tmp_path: Path) -> None
     assert "sendoff_books_balanced 1.0" in text
 
 
+async def test_an_unknown_loss_is_shown_wherever_losses_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent" / "spool.db").write_bytes(b"rubbish")
+    async with running(tmp_path) as agent:
+        _, _, page = await get(agent, "/")
+        _, _, text = await get(agent, "/metrics")
+        found = await status(agent)
+    (loss,) = found["spool"]["unknown"]
+    assert loss["why"].startswith("the spool was damaged (it is not a database)")
+    assert "Unknown losses" in page
+    assert "the spool was damaged (it is not a database)" in page
+    assert "sendoff_unknown_losses 1.0" in text
+    assert "sendoff_spool_blocked 0.0" in text
+    assert any("the spool was damaged" in line and loss["kept"] in line for line in words(found))
+    assert verdict({**found, "outputs": [FLOWING]})[1] == "Delivering; something was lost that nobody can count"
+
+
 async def test_a_connection_that_says_nothing_is_closed_and_many_do_not_keep_others_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,8 +211,7 @@ async def test_switched_off_there_is_no_page_but_the_control_socket(tmp_path: Pa
 async def test_the_heading_is_the_answer(tmp_path: Path) -> None:
     async with running(tmp_path) as agent:
         found = await status(agent)
-    fine = {"name": "main", "type": "gateway", "url": "https://x.example", "state": "flowing", "last_error": None,
-            "next_try_s": 0.0, "oldest_pending_ms": None, "shelved": 0}  # fmt: skip
+    fine: dict[str, Any] = FLOWING
     away = {**fine, "name": "eu", "state": "waiting", "last_error": "503", "next_try_s": 4.0}
     books = found["books"]
     lost = {"source": "s", "received": 3, "journaled": 1, "lost": {"disk_failed": 2}}

@@ -24,7 +24,9 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize(
-    "rubbish", [b"not a database at all" * 500, b"\0" * 8192, b"SQLite format 3\0" + b"\xff" * 8000], ids=str
+    "rubbish",
+    [b"not a database at all" * 500, b"\0" * 8192, b"SQLite format 3\0" + b"\xff" * 8000],
+    ids=["words", "zeros", "ones"],
 )
 async def test_a_file_that_is_no_database_is_moved_aside(
     rubbish: bytes, folder: Path, open_spool: OpenSpool, caplog: pytest.LogCaptureFixture

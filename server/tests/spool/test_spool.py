@@ -482,6 +482,7 @@ async def test_a_spool_of_a_later_version_is_left_alone(open_spool: OpenSpool) -
     spool.close()
     with apsw.Connection(str(spool._path / "spool.db")) as connection:
         connection.pragma("user_version", 99)
+        connection.execute("UPDATE meta SET value = 99 WHERE key = 'layout'")
     connection.close()
     with pytest.raises(SpoolTooNew, match="upgrade"):
         open_spool("main")

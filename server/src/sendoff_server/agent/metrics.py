@@ -45,6 +45,16 @@ class _Numbers(Collector):
         yield _gauge("sendoff_clients", "Clients known", status["clients_known"])
         yield _gauge("sendoff_spool_bytes", "Bytes the spool uses", status["spool"]["used_bytes"])
         yield _gauge("sendoff_spool_limit_bytes", "Bytes the spool may use", status["spool"]["limit_bytes"])
+        yield _gauge(
+            "sendoff_spool_blocked",
+            "1 while the spool takes no events, and so none is acknowledged",
+            float(status["spool"]["blocked"] is not None),
+        )
+        yield _gauge(
+            "sendoff_unknown_losses",
+            "How often something was lost of which nobody can say how much",
+            len(status["spool"]["unknown"]),
+        )
         yield _gauge("sendoff_memory_bytes", "Resident memory", status["memory_bytes"])
         flowing = GaugeMetricFamily("sendoff_output_flowing", "1 while an output takes batches", labels=["output"])
         parked = GaugeMetricFamily("sendoff_output_parked", "1 while an output needs a person", labels=["output"])

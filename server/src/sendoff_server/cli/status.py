@@ -108,6 +108,11 @@ def words(found: dict[str, Any]) -> Iterator[str]:
     head = ("INPUT", "DATAGRAMS", "POINTS OF SENDOFF CLIENTS IN THEM, THE GAPS OF THOSE")
     yield from _section("dropped by the kernel, never seen here", drops, head)
     yield from _dead(found["dead_letters"])
+    unknown = [
+        (time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(each["at"] / 1000)), each["why"], each["kept"])
+        for each in found["spool"]["unknown"]
+    ]
+    yield from _section("unknown: lost, and nobody can say how much", unknown)
     imbalances = books["imbalances"]
     yield ""
     yield "the books balance" if not imbalances else "THE BOOKS DO NOT BALANCE; this is a fault in Sendoff:"

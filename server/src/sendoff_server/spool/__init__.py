@@ -1,7 +1,7 @@
 """The durable store of what is not delivered yet."""
 
-from sendoff_server.spool.database import check_layout
 from sendoff_server.spool.errors import SpoolClosed, SpoolError, SpoolFailed, SpoolFull, SpoolLocked, SpoolTooNew
+from sendoff_server.spool.layout import check_layout
 from sendoff_server.spool.records import (
     UNASSIGNED,
     ClassLimit,

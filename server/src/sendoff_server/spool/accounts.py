@@ -6,6 +6,7 @@ from typing import cast
 
 import apsw
 import msgspec
+import xxhash
 
 from sendoff_server.ledger import Books, ClientMemo, Row, assemble
 from sendoff_server.spool.records import ClientState
@@ -45,11 +46,21 @@ class Tally:
 
 def pack_client(state: ClientState) -> tuple[str, str, int, bytes]:
     """A client as the row that keeps it: a copy, since the agent goes on changing the original."""
-    return state.client, state.state, state.seen, msgspec.json.encode(state)
+    body = msgspec.json.encode(state)
+    return state.client, state.state, state.seen, body + b"\n" + _seal(body)
 
 
 def unpack_client(body: bytes) -> ClientState:
-    return msgspec.json.decode(body, type=ClientState)
+    """What ``pack_client`` made. Raises ``ValueError`` if it is not: an ``upto`` with a flipped bit would tell a client
+    that something is safe that never came."""
+    content, line_feed, seal = body.partition(b"\n")
+    if line_feed and seal != _seal(content):  # rows of layout 1 have none
+        raise ValueError("the row of a client is not what was stored")
+    return msgspec.json.decode(content, type=ClientState)
+
+
+def _seal(body: bytes) -> bytes:
+    return xxhash.xxh3_64_hexdigest(body).encode()
 
 
 def read_clients(connection: apsw.Connection) -> dict[str, ClientState]:

@@ -1,28 +1,73 @@
 """Opens the spool's file: settings of SQLite with their reasons, and what happens to a file that is damaged."""
 
 import logging
+import os
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from time import gmtime, strftime
 
 import apsw
 
-from sendoff_server.spool.errors import SpoolFailed, SpoolTooNew
-from sendoff_server.spool.sql import migration, schema
-from sendoff_server.spool.wal import commits, lost_commits
+from sendoff_server.spool import audit, layout, quarantine
+from sendoff_server.spool.errors import SpoolFailed
+from sendoff_server.spool.records import OutputSpec
+from sendoff_server.spool.rescue import rescue
+from sendoff_server.spool.unknown import Unknown, remember
+from sendoff_server.spool.wal import passed_over
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
 OLDEST_SQLITE = 3_051_003
 """Before 3.51.3 a checkpoint in one connection while another commits could lose committed writes."""
 
+WHOLE_CHECK_BYTES = 64 * 1024 * 1024
+"""A spool up to this is checked in every page before it is used: a tenth of a second. A greater one later, beside."""
+
+PAGE_BYTES = 4_096
+
 _MAGIC = b"SQLite format 3\0"
-_FILES = ("spool.db", "spool.db-wal", "spool.db-shm")
+_DISK = (
+    apsw.FullError,
+    apsw.CantOpenError,
+    apsw.ReadOnlyError,
+    apsw.PermissionsError,
+    apsw.BusyError,
+    apsw.LockedError,
+    apsw.NoMemError,
+)
+"""What says something of the disk, and nothing of the file."""
+_BAD_SECTOR = (
+    apsw.SQLITE_IOERR_READ,
+    apsw.SQLITE_IOERR_SHORT_READ,
+    apsw.SQLITE_IOERR_CORRUPTFS,
+    apsw.SQLITE_IOERR_DATA,
+)
 
 
-class _Damaged(Exception):
+class Damaged(Exception):
     """The file cannot be trusted."""
+
+
+@dataclass(slots=True)
+class Opened:
+    """The connection that writes, where a damaged file was moved to (None if there was none), and whether every page
+    has been checked."""
+
+    connection: apsw.Connection
+    quarantined: Path | None = None
+    checked: bool = True
+
+
+@dataclass(slots=True)
+class _Start:
+    """What opening needs to know, and what it finds out."""
+
+    folder: Path
+    outputs: Sequence[OutputSpec]
+    now_ms: int
+    closed_well: bool
+    losses: list[Unknown] = field(default_factory=list)
 
 
 def check_library(version: int) -> None:
@@ -34,44 +79,31 @@ def check_library(version: int) -> None:
         )
 
 
-def open_database(folder: Path, now_ms: int, *, closed_well: bool = False) -> tuple[apsw.Connection, Path | None]:
-    """The writing connection, and where a damaged file was moved to (None if there was none).
+def open_database(
+    folder: Path, outputs: Sequence[OutputSpec], now_ms: int, *, closed_well: bool = False, suspicion: str = ""
+) -> Opened:
+    """Open the spool, make it, or set a damaged one apart and go on with what can be read of it.
 
-    ``closed_well``: this process closed it a moment ago, and need not look through all of it. Raises ``SpoolTooNew``,
-    and ``SpoolFailed`` if the disk does not let a file be made.
+    ``closed_well``: this process closed it a moment ago, and need not look through all of it. ``suspicion``: why it is
+    known to be damaged, if it is. Raises ``SpoolTooNew``, and ``SpoolFailed`` if the disk does not let a file be read
+    or made.
     """
     check_library(_library())
+    start = _Start(folder, outputs, now_ms, closed_well)
     try:
-        return _open_checked(folder, now_ms, closed_well=closed_well), None
-    except _Damaged as damage:
-        kept = _move_aside(folder, now_ms)
-        log.error(
-            "the spool was damaged (%s): it was moved to %s, and the agent starts with an empty one. "
-            "What was waiting in it is not delivered",
-            damage,
-            kept,
-        )
-    except apsw.Error as error:
+        kept, why = quarantine.unfinished(folder) or (None, suspicion)
+        if kept is None and not why:
+            try:
+                return _open_checked(start)
+            except Damaged as damage:
+                why = str(damage)
+        kept = kept or quarantine.set_apart(folder, why, now_ms)
+        _replace(start, kept, why)
+        opened = _open_checked(start)
+    except (Damaged, apsw.Error, OSError) as error:
         raise SpoolFailed(f"the spool in {folder} cannot be opened: {error}") from error
-    try:
-        return _open_checked(folder, now_ms), kept
-    except (_Damaged, apsw.Error) as error:
-        raise SpoolFailed(f"a new spool in {folder} cannot be made: {error}") from error
-
-
-def check_layout(folder: Path) -> None:
-    """Raises ``SpoolTooNew`` for a spool that this version cannot read. Only looks, also while another has it open."""
-    try:
-        connection = apsw.Connection(str(folder / "spool.db"), flags=apsw.SQLITE_OPEN_READONLY)
-        try:
-            connection.set_busy_timeout(5_000)
-            version = connection.pragma("user_version")
-        finally:
-            connection.close()
-    except apsw.Error:  # none is there, or it is ill: that is for who opens it to say
-        return
-    if version > SCHEMA_VERSION:
-        raise SpoolTooNew(_too_new(folder, version))
+    opened.quarantined = kept
+    return opened
 
 
 def connect(path: Path) -> apsw.Connection:
@@ -83,6 +115,8 @@ def connect(path: Path) -> apsw.Connection:
     connection.pragma("foreign_keys", True)
     # Sorting and grouping a backlog must not need room on a full disk.
     connection.pragma("temp_store", "memory")
+    # Cells are checked as they are read, so that damage shows as an error instead of as wrong data.
+    connection.pragma("cell_size_check", True)
     return connection
 
 
@@ -99,99 +133,125 @@ def _library() -> int:
     return parts[0] * 1_000_000 + parts[1] * 1_000 + parts[2]
 
 
-def _open_checked(folder: Path, now_ms: int, *, closed_well: bool = False) -> apsw.Connection:
-    path = folder / "spool.db"
+def _open_checked(start: _Start) -> Opened:
+    path = start.folder / "spool.db"
+    if not path.exists():
+        _make_new(start)
+    whole = path.stat().st_size <= WHOLE_CHECK_BYTES
     _check_header(path)
-    logged = commits(folder / "spool.db-wal")
     connection = connect(path)
     try:
-        # Space freed by a drained backlog goes back to the disk, a little at a time. Only before the first table.
-        connection.pragma("auto_vacuum", "incremental")
         # A commit appends to one file and syncs once, and readers do not hold it up. Fetched, or an error stays unseen.
         if connection.pragma("journal_mode", "wal") != "wal":
-            raise _Damaged("it cannot be switched to write-ahead logging")
+            raise Damaged("it cannot be switched to write-ahead logging")
         # Every commit is synced before it returns: an acknowledgement means "on disk".
         connection.pragma("synchronous", "full")
         # The write-ahead log is cut back to this after a burst instead of keeping its greatest size for ever.
         connection.pragma("journal_size_limit", 16 * 1024 * 1024)
-        # Cells are checked as they are read, so that damage shows as an error instead of as wrong data.
-        connection.pragma("cell_size_check", True)
-        answer = "ok" if closed_well else connection.pragma("quick_check", 1)
-        if answer != "ok":
-            raise _Damaged(str(answer))
-        _check_log(connection, folder, logged, now_ms)
-        _prepare(connection, folder)
-    except (apsw.NotADBError, apsw.CorruptError) as error:
+        _look_behind_the_log(connection, start)
+        fault = None if start.closed_well else audit.structure(connection, whole=whole)
+        if fault is None:
+            layout.bring_forward(connection)
+            fault = audit.books(connection, start.now_ms)
+        if fault is None and whole and not start.closed_well:
+            fault = audit.items(connection)
+        if fault is not None:
+            raise Damaged(fault)
+        if start.losses:
+            with connection:
+                remember(connection, start.losses)
+            start.losses.clear()
+    except apsw.Error as error:
         connection.close()
-        raise _Damaged(str(error)) from error
+        if _of_the_disk(error):
+            raise
+        raise Damaged(str(error)) from error
     except BaseException:
         connection.close()
         raise
-    return connection
+    return Opened(connection, checked=whole)
+
+
+def _of_the_disk(error: apsw.Error) -> bool:
+    """Whether an error says something of the disk rather than of the file."""
+    if isinstance(error, apsw.IOError):
+        return getattr(error, "extendedresult", 0) not in _BAD_SECTOR
+    return isinstance(error, _DISK)
 
 
 def _check_header(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(_MAGIC))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise SpoolFailed(f"the spool in {path.parent} cannot be read: {error}") from error
-    if start and start != _MAGIC:
-        raise _Damaged("it is not a database")
+    """SQLite would take an empty file for a new one, and delete the log beside it. We never leave one empty."""
+    with path.open("rb") as file:
+        start = file.read(100)
+    if start[:16] != _MAGIC:
+        raise Damaged("it is not a database" if start else "its file is empty")
+    if len(start) < 100 or start[18:24] not in (b"\x01\x01\0\x40\x20\x20", b"\x02\x02\0\x40\x20\x20"):
+        raise Damaged("its header is damaged")
 
 
-def _check_log(connection: apsw.Connection, folder: Path, logged: list[int], now_ms: int) -> None:
+def _look_behind_the_log(connection: apsw.Connection, start: _Start) -> None:
     """Say so when synced commits were passed over: what they acknowledged is gone, and nobody would ever know."""
-    if lost := lost_commits(connection, logged):
-        kept = _quarantine(folder, now_ms)
-        shutil.copyfile(folder / "spool.db-wal", kept / "spool.db-wal")
-        log.error(
-            "the spool's write-ahead log is damaged: at least %d commits at its end are gone, with what they "
-            "acknowledged. The log was copied to %s",
-            lost,
-            kept,
-        )
+    connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # SQLite reads its log with the first question
+    taken = connection.execute("PRAGMA wal_checkpoint(NOOP)").fetchall()[0][1]
+    words = passed_over(start.folder / "spool.db-wal", max(int(taken or 0), 0))
+    if words is None:
+        return
+    kept = ""
+    try:
+        folder = quarantine.new_folder(start.folder, start.now_ms)
+        shutil.copyfile(start.folder / "spool.db-wal", folder / "spool.db-wal")
+        kept = str(folder)
+    except OSError as error:
+        log.warning("the damaged write-ahead log could not be kept: %s", error)
+    log.error("the spool's write-ahead log is damaged: %s. It was copied to %s", words, kept or "nowhere")
+    start.losses.append(Unknown(start.now_ms, f"the spool's write-ahead log was damaged: {words}", kept))
+    quarantine.bound(start.folder)
 
 
-def _prepare(connection: apsw.Connection, folder: Path) -> None:
-    version = connection.pragma("user_version")
-    if version == 0:
+def _make_new(start: _Start) -> None:
+    """An empty spool. It gets its name when it is whole: an empty file is always one that was damaged."""
+    if (start.folder / "spool.db-wal").exists() and (start.folder / "spool.db-wal").stat().st_size:
+        raise Damaged("its file is gone, and only its log is there")
+    new = start.folder / "spool.new"
+    new.unlink(missing_ok=True)
+    connection = connect(new)
+    try:
+        connection.pragma("page_size", PAGE_BYTES)
+        # Space freed by a drained backlog goes back to the disk, a little at a time. Only before the first table.
+        connection.pragma("auto_vacuum", "incremental")
+        connection.pragma("journal_mode", "off")
         with connection:
-            connection.execute(schema())
-            connection.pragma("user_version", SCHEMA_VERSION)
-    elif version <= SCHEMA_VERSION:
-        for step in range(version, SCHEMA_VERSION):
-            with connection:
-                connection.execute(migration(step))
-                connection.pragma("user_version", step + 1)
-    else:
-        raise SpoolTooNew(_too_new(folder, version))
+            layout.make(connection)
+    except BaseException:
+        connection.close()
+        new.unlink(missing_ok=True)
+        raise
+    connection.close()
+    _name(start.folder)
 
 
-def _too_new(folder: Path, version: int) -> str:
-    return (
-        f"the spool in {folder} was written by a later version of Sendoff (layout {version}, this one knows "
-        f"{SCHEMA_VERSION}): upgrade, or move the directory away"
-    )
+def _name(folder: Path) -> None:
+    """The new file, synced, becomes the spool."""
+    new = folder / "spool.new"
+    with new.open("rb") as file:
+        os.fsync(file.fileno())
+    new.rename(folder / "spool.db")
+    quarantine.sync_folder(folder)
 
 
-def _move_aside(folder: Path, now_ms: int) -> Path:
-    kept = _quarantine(folder, now_ms)
-    for file in _FILES:
-        if (folder / file).exists():
-            (folder / file).rename(kept / file)
-    return kept
-
-
-def _quarantine(folder: Path, now_ms: int) -> Path:
-    """A new folder for what is set apart."""
-    name = strftime("%Y%m%dT%H%M%SZ", gmtime(now_ms / 1000))
-    kept = folder / "quarantine" / name
-    number = 1
-    while kept.exists():
-        number += 1
-        kept = folder / "quarantine" / f"{name}-{number}"
-    kept.mkdir(parents=True)
-    return kept
+def _replace(start: _Start, kept: Path, why: str) -> None:
+    """A new spool in place of a damaged one: with what can be read of it or, if that fails, empty. Either is said."""
+    folder = start.folder
+    try:
+        rescued = rescue(kept, folder / "spool.new", start.outputs, start.now_ms, why)
+        _name(folder)
+        log.error("the spool was damaged (%s): it was moved to %s. %s", why, kept, rescued)
+    except Exception as error:
+        words = f"the spool was damaged ({why}), and nothing of it could be taken over ({error})"
+        log.exception("%s: it was moved to %s, and the agent starts with an empty one", words, kept)
+        start.losses.append(Unknown(start.now_ms, words, str(kept)))
+        (folder / "spool.new").unlink(missing_ok=True)
+        if not (folder / "spool.db").exists():
+            _make_new(start)
+    quarantine.finished(kept)
+    quarantine.bound(folder)

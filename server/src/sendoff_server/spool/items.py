@@ -10,7 +10,7 @@ import xxhash
 
 from sendoff_server.spool.records import Sealed
 from sendoff_server.spool.sql import ask, tell
-from sendoff_server.wire.batch import BodyLimits, decode_body, encode_batch
+from sendoff_server.wire.batch import BodyLimits, decode_body, encode_batch, peek_header
 
 EVENTS, SNAPSHOT, JOURNAL = 0, 1, 2
 KINDS: Mapping[int, Any] = {EVENTS: "events", SNAPSHOT: "snapshot", JOURNAL: "journal"}
@@ -110,10 +110,12 @@ def read_waiting(
     # One by one: the blobs of a backlog would not fit in memory.
     values = {"output": output, "most": most, "without": msgspec.json.encode(list(without)).decode(), "sealed": sealed}
     for (chosen,) in ask(connection, query, values):
-        for item, name, kind, lines, n, made, decoded, expected, blob in ask(connection, "sealed", {"item": chosen}):
+        for item, _, kind, lines, n, made, decoded, expected, blob in ask(connection, "sealed", {"item": chosen}):
             if checksum(blob) != expected:
                 damaged.append(item)
                 continue
+            # A batch goes by the name that it says of itself, whatever became of its row.
+            name = peek_header(blob)["batch"]
             room -= len(blob)
             if room < 0 and found:
                 return found, damaged

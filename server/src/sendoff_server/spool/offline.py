@@ -12,8 +12,9 @@ from typing import TypeVar
 import apsw
 
 from sendoff_server.spool.accounts import Tally
-from sendoff_server.spool.database import SCHEMA_VERSION, connect
+from sendoff_server.spool.database import connect
 from sendoff_server.spool.errors import SpoolFailed
+from sendoff_server.spool.layout import VERSION
 from sendoff_server.spool.lock import Lock
 from sendoff_server.spool.records import SpoolLimits
 from sendoff_server.spool.sql import ask
@@ -80,12 +81,10 @@ def _open(folder: Path) -> apsw.Connection:
         connection.pragma("synchronous", "full")
         connection.pragma("cell_size_check", True)
         version = int(connection.pragma("user_version"))
-        if version != SCHEMA_VERSION:
-            older = f"start the agent once, which brings it to layout {SCHEMA_VERSION}"
-            newer = f"use the version of Sendoff that wrote it (this one knows layout {SCHEMA_VERSION})"
-            raise SpoolFailed(
-                f"the spool in {folder} has layout {version}: {older if version < SCHEMA_VERSION else newer}"
-            )
+        if version != VERSION:
+            older = f"start the agent once, which brings it to layout {VERSION}"
+            newer = f"use the version of Sendoff that wrote it (this one knows layout {VERSION})"
+            raise SpoolFailed(f"the spool in {folder} has layout {version}: {older if version < VERSION else newer}")
         taken = int(connection.execute("PRAGMA wal_checkpoint(NOOP)").fetchall()[0][1] or 0)
         if len([number for number in logged if number > taken]) > 1:
             raise SpoolFailed(f"the write-ahead log of the spool in {folder} is damaged: {START}")

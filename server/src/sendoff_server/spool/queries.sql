@@ -257,6 +257,11 @@ DELETE FROM standing WHERE output = :output;
 UPDATE standing SET item = NULL, state = 'lost', at = :at, detail = :detail
 WHERE output = :output AND item IS NOT NULL;
 
+-- name: lose_orphan_standing
+-- After a rescue: what an event waited in is gone, and so it is lost for the outputs that had not taken it.
+UPDATE standing SET item = NULL, state = 'lost', detail = 'damaged', at = :at
+WHERE item IS NOT NULL AND NOT EXISTS (SELECT 1 FROM item WHERE item.item = standing.item);
+
 -- name: any_receipt
 -- Whether anybody ever asked for a receipt that is still kept.
 SELECT 1 FROM receipt LIMIT 1;

@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +31,7 @@ from sendoff_server.spool.lock import Lock
 from sendoff_server.spool.merging import Merging
 from sendoff_server.spool.offering import Offers
 from sendoff_server.spool.outputs import reconcile
+from sendoff_server.spool.quarantine import keep_blob, sync_folder
 from sendoff_server.spool.reading import Reading, look_once
 from sendoff_server.spool.records import (
     ClientState,
@@ -45,6 +47,7 @@ from sendoff_server.spool.reserve import Reserve
 from sendoff_server.spool.room import expire, give_up, has_room
 from sendoff_server.spool.settling import settle
 from sendoff_server.spool.sql import ask
+from sendoff_server.spool.unknown import unknown_losses
 from sendoff_server.spool.writer import Put, Transaction, Writer, plain
 
 log = logging.getLogger(__name__)
@@ -127,9 +130,11 @@ class Spool:
         try:
             reserve = Reserve(path / "reserve")
             reserve.give_back()  # opening needs room too
-            connection, quarantined = open_database(path, now_ms, closed_well=lock.was_kept)
+            opened = open_database(path, outputs, now_ms, closed_well=lock.was_kept)
+            connection = opened.connection
             try:
-                _sync_folders(path)
+                sync_folder(path)
+                sync_folder(path.parent)
                 _begin_run(connection, now_ms, host, outputs)
                 reconcile(connection, outputs, now_ms)
                 spool = cls(path, connection, lock, reserve, outputs, merge, host, limits, clock, running)
@@ -140,7 +145,7 @@ class Spool:
         except BaseException:
             lock.release()
             raise
-        spool.quarantined = quarantined
+        spool.quarantined = opened.quarantined
         return spool
 
     def __repr__(self) -> str:
@@ -271,6 +276,7 @@ class Spool:
         """Sizes and numbers for the status page; bytes and ms."""
         size, backlog, dead = await self._looking.run(_look)
         ((lines, exceptions),) = await self._looking.run(partial(ask, query="folding"))
+        unknown = await self._looking.run(unknown_losses)
         return {
             "path": str(self._path),
             "used_bytes": size,
@@ -283,6 +289,7 @@ class Spool:
             "failures": self._writer.failures,
             "last_failure": self._writer.last_failure,
             "quarantined": [str(kept) for kept in sorted((self._path / "quarantine").glob("*"))],
+            "unknown": [asdict(loss) for loss in unknown],
             "waiting": backlog,
             "dead_letters": dead,
             "folding": {"lines": lines, "exceptions": exceptions},
@@ -324,17 +331,7 @@ class Spool:
         return has_room(transaction, "events")
 
     async def _lose_items(self, items: Sequence[int]) -> None:
-        await self._writer.submit(lambda transaction: _lose(transaction, items, self._path / "quarantine"), frees=True)
-
-
-def _sync_folders(path: Path) -> None:
-    """The names of new files are on the disk only when their folder is."""
-    for folder in (path, path.parent):
-        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
+        await self._writer.submit(lambda transaction: _lose(transaction, items, self._path), frees=True)
 
 
 def _meta(connection: apsw.Connection, key: str) -> Any:
@@ -362,21 +359,13 @@ def _begin_run(connection: apsw.Connection, now_ms: int, host: str, outputs: Seq
             ask(connection, "set_meta", {"key": key, "value": value})
 
 
-def _lose(transaction: Transaction, items: Sequence[int], quarantine: Path) -> None:
+def _lose(transaction: Transaction, items: Sequence[int], folder: Path) -> None:
     """Damaged items: kept aside as files for whoever wants to look, counted lost for every output that waited."""
     connection = transaction.connection
     for item in items:
         for name, _ in ask(connection, "name_of_item", {"item": item}):
-            _keep(quarantine, name, ask(connection, "blob", {"item": item})[0][1])
+            keep_blob(folder, name, ask(connection, "blob", {"item": item})[0][1])
     give_up(transaction, items, "disk_failed")
-
-
-def _keep(quarantine: Path, name: str, blob: bytes) -> None:
-    try:
-        quarantine.mkdir(exist_ok=True)
-        (quarantine / f"{name.replace('/', '+')}.zst").write_bytes(blob)
-    except OSError as error:
-        log.warning("the damaged blob of %s could not be kept: %s", name, error)
 
 
 def _look(connection: apsw.Connection) -> tuple[int, list[dict[str, Any]], list[dict[str, Any]]]:

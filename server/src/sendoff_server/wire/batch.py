@@ -47,6 +47,7 @@ class BodyLimits:
     """Lines in a body. The shortest legal line has more than 64 bytes, so no legal body comes near."""
 
 
+_PEEK = 1_024
 DEFAULT = BodyLimits()
 
 
@@ -107,6 +108,22 @@ def decode_body(raw: bytes, encoding: str, limits: BodyLimits = DEFAULT) -> list
     if not data:
         raise BodyError(400, "The body is empty", "there is no batch in it", "send 1 to 64 batches")
     return _split(data, limits)
+
+
+def peek_header(blob: bytes) -> dict[str, Any]:
+    """The header of one whole batch in one zstd frame, without decoding the rest. Raises ``ValueError``."""
+    start = b""
+    try:
+        unpack = zstd.ZstdDecompressor()
+        start = unpack.decompress(blob, max_length=_PEEK)
+        while b"\n" not in start and not unpack.eof and not unpack.needs_input:
+            start += unpack.decompress(b"", max_length=_PEEK)
+        header = msgspec.json.decode(start.partition(b"\n")[0])
+    except (zstd.ZstdError, msgspec.DecodeError) as error:
+        raise ValueError(f"no header can be read: {error}") from error
+    if not isinstance(header, dict):
+        raise ValueError("the header is no object")
+    return header
 
 
 def _compress(plain: bytes, compression: Compression) -> bytes:

@@ -46,6 +46,8 @@ def verdict(status: dict[str, Any]) -> tuple[str, str, list[str]]:
     lost = sum(sum(row["lost"].values()) for row in books["events"] + books["points_in"] + books["points_out"])
     if lost:
         return "warn", f"Delivering; {lost:,} were lost on this host", ["Each with its reason, below."]
+    if status["spool"]["unknown"]:
+        return "warn", "Delivering; something was lost that nobody can count", ["When and why is said below."]
     if any(status["kernel_drops"].values()):
         n = sum(status["kernel_drops"].values())
         points = sum(status.get("kernel_points", {}).values())
