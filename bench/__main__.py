@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from bench import backlog, calls, durable, footprint, ingest, isolation, latency, outage, storm
+from bench import backlog, calls, durable, footprint, ingest, isolation, latency, outage, storm, week
 from bench.machine import describe
 
 MEASUREMENTS = {
@@ -20,9 +20,10 @@ MEASUREMENTS = {
     "storm": storm.measure,
     "backlog": backlog.measure,
     "outage": outage.measure,
+    "week": week.measure,
 }
-LONG = {"backlog", "isolation", "outage"}
-"""They take minutes each, and are run by name only. `BENCH_COUNT` makes them smaller."""
+LONG = {"backlog", "isolation", "outage", "week"}
+"""They take minutes each, and are run by name only. `BENCH_COUNT` makes them smaller, `BENCH_DAYS` the week."""
 
 
 def main() -> int:

@@ -516,11 +516,10 @@ async def test_the_file_shrinks_when_a_backlog_was_delivered(open_spool: OpenSpo
     grown = (await spool.stats())["used_bytes"]
     while batches := await spool.lease("main", LATER):
         await spool.settle("main", [Delivered(batch) for batch in batches])
-    for _ in range(1_000):
-        await spool.put([], [])
-    spool.close()
     assert grown > 8_000_000
-    assert (folder / "spool.db").stat().st_size < grown / 3
+    async with asyncio.timeout(30):  # by itself, with nothing else to do
+        while (folder / "spool.db").stat().st_size > 2_000_000:
+            await asyncio.sleep(0.05)
 
 
 async def test_two_outputs_split_the_same_batch_each_for_itself(open_spool: OpenSpool) -> None:

@@ -28,6 +28,8 @@ PART_BYTES = 4 * 1024 * 1024
 MERGE_ROWS = 600
 MERGE_BYTES = 64 * 1024 * 1024
 """What one merge takes at most; the rest of a backlog is for the next lease. Rows are decoded one at a time."""
+MERGED_BYTES = 8 * 1024 * 1024
+"""What a merge may come to: all of it is in memory at once, in objects of ten times that size."""
 _CLOCK_JUMP_MS = 10_000
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -54,6 +56,10 @@ class Row:
     decoded: int
     sources: str
 
+    def merged(self, length_ms: int) -> int:
+        """Bytes that it comes to at most, or nearly, when it is merged with its neighbours to windows of a length."""
+        return self.decoded * min(self.length, length_ms) // length_ms
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -79,12 +85,15 @@ def choose(connection: apsw.Connection, output: str, interval_ms: int, now_ms: i
     most = MERGE_ROWS + interval_ms // 1000 + 1
     rows = ask(connection, "free_journal", {"output": output, "most": most})
     chosen: list[Row] = []
-    size = 0
+    size = merged = 0
     for row in (Row(*values) for values in rows):
         if not chosen and not _complete(row, interval_ms, now_ms, epoch):
             continue
         size += row.decoded
+        merged += row.merged(interval_ms)
         if chosen and (not follows(chosen[-1], row) or size > MERGE_BYTES or len(chosen) == MERGE_ROWS):
+            break
+        if chosen and merged > MERGED_BYTES:
             break
         chosen.append(row)
     return chosen

@@ -28,7 +28,7 @@ import msgspec
 
 from sendoff_server.spool.errors import SpoolError
 from sendoff_server.spool.items import JOURNAL, add_item, take
-from sendoff_server.spool.leasing import Merge, Row, add_sources, all_wait, follows, merge_good
+from sendoff_server.spool.leasing import MERGE_BYTES, Merge, Row, add_sources, all_wait, follows, merge_good
 from sendoff_server.spool.reading import Reading
 from sendoff_server.spool.records import OutputSpec
 from sendoff_server.spool.sql import ask
@@ -43,8 +43,8 @@ SPANS = {10_000: 60_000, 60_000: 600_000, 600_000: 7_200_000}
 """How many ms of windows of a length share a row."""
 HURRY = ((0.75, 100), (0.5, 10))
 """When metrics take more than this share of their limit, a row counts as so many times older."""
-GROUP_BYTES = 16 * 1024 * 1024
-"""Decoded bytes of rows beyond which windows get a row each, so that no row and no merge grows too large."""
+GROUP_BYTES = 4 * 1024 * 1024
+"""Decoded bytes beyond which windows get a row each, so that no row and no merge grows too large."""
 MOST_ROWS = 5_000
 """How many rows one look for work reads."""
 
@@ -137,14 +137,14 @@ def _runs(waiting: Iterable[Waiting], length_ms: int) -> Iterator[list[Waiting]]
 
 def _pieces(rows: list[Row], length_ms: int) -> Iterator[list[Row]]:
     """The rows as they are if they are small, else by their windows; a window that is still too large is cut."""
-    if sum(row.decoded for row in rows) <= GROUP_BYTES:
+    if sum(row.merged(length_ms) for row in rows) <= GROUP_BYTES and sum(row.decoded for row in rows) <= MERGE_BYTES:
         yield rows
         return
     for _, window in groupby(rows, key=lambda row: _span(row, length_ms)):
         piece: list[Row] = []
         size = 0
         for row in window:
-            if piece and size + row.decoded > 4 * GROUP_BYTES:
+            if piece and size + row.decoded > MERGE_BYTES:
                 yield piece
                 piece, size = [], 0
             piece.append(row)

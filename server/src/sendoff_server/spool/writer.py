@@ -37,6 +37,8 @@ OTHER_BYTES = 64 * 1024 * 1024
 RECEIPT_BYTES = 512
 """What a receipt takes, at two outputs."""
 
+SHRINK_EVERY_S = 0.05
+"""Between two pieces of 1 MiB that are given back to the disk while nobody waits."""
 SPARE_PAGES = 256
 """Free pages that are kept for the next batches instead of being given back to the disk."""
 
@@ -151,14 +153,19 @@ class Writer(threading.Thread):
             self._commit([])
 
     def run(self) -> None:
-        while jobs := self._next():
-            self._commit(jobs)
-            self._shrink()
+        spare = False
+        while (jobs := self._next(SHRINK_EVERY_S if spare else None)) is not None:
+            if jobs:
+                self._commit(jobs)
+            spare = self._shrink(idle=not jobs)
 
-    def _next(self) -> list[Job[Any]]:
+    def _next(self, timeout: float | None) -> list[Job[Any]] | None:
+        """The jobs of the next transaction; none after a time-out in seconds; None at the end."""
         with self._ready:
-            while not self._jobs and not self._closed:
-                self._ready.wait()
+            if not self._ready.wait_for(lambda: self._jobs or self._closed, timeout):
+                return []
+            if not self._jobs:
+                return None
             jobs: list[Job[Any]] = []
             size = 0
             while self._jobs and len(jobs) < GROUP_JOBS and size < GROUP_BYTES:
@@ -255,14 +262,22 @@ class Writer(threading.Thread):
         pages = self._connection.pragma("page_count") - self._connection.pragma("freelist_count")
         return int(pages) * int(self._page)
 
-    def _shrink(self) -> None:
-        """Give free pages back to the disk, a little at a time: when nobody waits, or every so often."""
+    def _shrink(self, *, idle: bool) -> bool:
+        """Give free pages back to the disk, a little at a time: when nobody waits, or every so often; if any are left.
+
+        ``idle``: nobody waits for anything, so that the file itself can be cut as well.
+        """
+        connection = self._connection
         try:
-            idle = not self._jobs or self.commits % 64 == 0
-            if idle and self._connection.pragma("freelist_count") > SPARE_PAGES:
-                self._connection.execute("PRAGMA incremental_vacuum(256)").fetchall()
+            spare = connection.pragma("freelist_count") > SPARE_PAGES
+            if spare and (not self._jobs or self.commits % 64 == 0):
+                connection.execute("PRAGMA incremental_vacuum(256)").fetchall()
+            if idle and not spare:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            return spare
         except apsw.Error as error:
             log.warning("free space could not be given back: %s", plain(error))
+            return False
 
     def _hold_reserve(self) -> bool:
         """Whether the reserve is there. If not, what is free inside our own files goes back to the disk first."""
