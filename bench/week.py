@@ -133,7 +133,8 @@ async def live_through(
     lines, found.lines = await _drain(spool, START + seconds * 1000 + FOREVER_MS // 100, merge)
     books = await spool.books()
     found.balance = [str(each) for each in books.balance()]
-    found.lost = sum(sum(book.lost.values()) for book in (*books.points_in, *books.points_out))
+    losses = [book.lost for book in books.points_in] + [book.lost for book in books.points_out]
+    found.lost = sum(sum(lost.values()) for lost in losses)
     totals = {_name(line): line for line in map(json.loads, lines)}
     found.wrong = [name for name, one in _expected(templates, times).items() if not _same(one, totals.get(name))]
     for _ in range(2_000):  # free pages go back while nobody waits

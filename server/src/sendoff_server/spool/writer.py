@@ -269,7 +269,7 @@ class Writer(threading.Thread):
         """
         connection = self._connection
         try:
-            spare = connection.pragma("freelist_count") > SPARE_PAGES
+            spare = bool(connection.pragma("freelist_count") > SPARE_PAGES)
             if spare and (not self._jobs or self.commits % 64 == 0):
                 connection.execute("PRAGMA incremental_vacuum(256)").fetchall()
             if idle and not spare:
