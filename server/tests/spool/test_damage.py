@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -143,6 +144,62 @@ async def test_damage_inside_the_write_ahead_log_is_said_aloud(
     assert "at least 9 commits at its end are gone" in caplog.text
     assert (await spool.books()).balance() == []
     assert any((folder / "quarantine").glob("*/spool.db-wal"))
+
+
+async def a_killed_spool(folder: Path, open_spool: OpenSpool) -> bytes:
+    """Twenty commits, as a kill leaves them: the log's content. Its page in the database is the first."""
+    spool = open_spool("main")
+    spool._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    for number in range(20):
+        await spool.put([event(number)], [])
+    files = {name: (folder / name).read_bytes() for name in ("spool.db", "spool.db-wal")}
+    spool.close()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return files["spool.db-wal"]
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        (0, r"its head is damaged: up to 20 commits are gone"),
+        (18, r"its head is damaged: up to 20 commits are gone"),
+        (32 + 9, r"at least \d+ commits at its end are gone"),
+        (32 + 24 + 100, r"at least \d+ commits at its end are gone"),
+        (-100, r"its last commit is not whole"),
+    ],
+    ids=["magic", "salt", "salt of the first frame", "first page", "last page"],
+)
+async def test_what_lies_behind_damage_in_the_log_is_an_unknown_loss(
+    place: int, words: str, folder: Path, open_spool: OpenSpool
+) -> None:
+    content = bytearray(await a_killed_spool(folder, open_spool))
+    content[place] ^= 0xFF
+    (folder / "spool.db-wal").write_bytes(content)
+    spool = open_spool("main", now_ms=NOW + 1)
+    (unknown,) = (await spool.stats())["unknown"]
+    assert re.search(words, unknown["why"])
+    assert (Path(unknown["kept"]) / "spool.db-wal").read_bytes() == bytes(content)
+    books = await spool.books()
+    assert books.balance() == []
+    assert sum(book.received for book in books.events) == len(await spool.lease("main", LATER))
+    await spool.put([event(99)], [])
+
+
+async def test_what_an_earlier_use_left_in_the_log_is_no_loss(folder: Path, open_spool: OpenSpool) -> None:
+    spool = open_spool("main")
+    for number in range(20):
+        await spool.put([event(number)], [])
+    spool._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+    await spool.put([event(99)], [])
+    files = {name: (folder / name).read_bytes() for name in ("spool.db", "spool.db-wal")}
+    spool.close()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    assert len(files["spool.db-wal"]) > 20 * 4_096
+    spool = open_spool("main", now_ms=NOW + 1)
+    assert (await spool.stats())["unknown"] == []
+    assert (await spool.books()).events[0].pending == 21
 
 
 async def test_a_log_that_ends_in_the_middle_of_a_commit_is_no_damage(

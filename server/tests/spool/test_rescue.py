@@ -1,5 +1,6 @@
 """What can be read of a damaged spool goes on; the rest is counted, or called unknown where nobody can count it."""
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,18 @@ from typing import Any
 import apsw
 import pytest
 
-from sendoff_server.spool import ClientState, Dead, Delivered, OutputSpec, Spool, database, quarantine
+from sendoff_server.spool import (
+    ClientState,
+    Dead,
+    Delivered,
+    EventIn,
+    OutputSpec,
+    Spool,
+    SpoolFailed,
+    database,
+    quarantine,
+)
+from sendoff_server.spool.lookthrough import LookThrough
 from sendoff_server.wire.batch import decode_body
 
 from .conftest import NOW, OpenSpool, event, rotation
@@ -32,12 +44,14 @@ async def filled(open_spool: OpenSpool, *outputs: str, events: int = 300) -> Spo
 
 
 def zero_page_with(folder: Path, marker: bytes) -> None:
-    """Wipe the page in which something stands."""
+    """Wipe the leaf of a table in which something stands."""
     content = (folder / "spool.db").read_bytes()
-    page = content.rindex(marker) // 4_096
+    pages = range(0, len(content), 4_096)
     with (folder / "spool.db").open("r+b") as file:
-        file.seek(page * 4_096)
-        file.write(b"\0" * 4_096)
+        for page in pages:
+            if content[page] == 0x0D and marker in content[page : page + 4_096]:
+                file.seek(page)
+                file.write(b"\0" * 4_096)
 
 
 async def ids(spool: Spool, output: str) -> set[str]:
@@ -261,3 +275,58 @@ async def test_what_is_kept_of_damaged_spools_is_bounded(
 
 def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+async def filled_with_great_batches(folder: Path, open_spool: OpenSpool) -> None:
+    """Ten batches of several pages each; the chain of pages of one of them is broken."""
+    spool = open_spool("main")
+    for number in range(1, 11):
+        await spool.put(
+            [EventIn(b'{"id":"e%d","pad":"%s"}' % (number, os.urandom(30_000).hex().encode()), "", "shop")], []
+        )
+    spool.close()
+    connection = apsw.Connection(str(folder / "spool.db"))
+    pages = connection.pragma("page_count")
+    connection.close()
+    with (folder / "spool.db").open("r+b") as file:
+        file.seek((pages - 3) * 4_096)
+        file.write(b"\xff" * 4)
+
+
+async def test_a_great_spool_opens_at_once_and_its_damage_is_found_while_it_is_used(
+    folder: Path, open_spool: OpenSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled_with_great_batches(folder, open_spool)
+    monkeypatch.setattr(database, "WHOLE_CHECK_BYTES", 0)
+    spool = open_spool("main", now_ms=NOW + 1)
+    assert spool.quarantined is None
+    assert spool._look_through is not None
+    await asyncio.to_thread(spool._look_through.join)
+    assert (await spool.stats())["damaged"]
+    await spool.put([event(11)], [])
+    spool.close()
+    spool = open_spool("main", now_ms=NOW + 2)
+    assert spool.quarantined is not None
+    assert (await spool.stats())["damaged"] is None
+    books = await spool.books()
+    assert books.balance() == []
+    assert (books.events[0].received, books.events[0].pending, books.events[0].lost) == (11, 10, {"damaged": 1})
+
+
+async def test_damage_that_is_met_while_it_is_used_is_rescued_from_by_the_next_start(
+    folder: Path, open_spool: OpenSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled_with_great_batches(folder, open_spool)
+    monkeypatch.setattr(database, "WHOLE_CHECK_BYTES", 0)
+    monkeypatch.setattr(LookThrough, "run", lambda self: None)
+    spool = open_spool("main", now_ms=NOW + 1)
+    with pytest.raises(SpoolFailed, match="restart the agent, which rescues"):
+        await ids(spool, "main")
+    assert (await spool.stats())["damaged"]
+    spool.close()
+    spool = open_spool("main", now_ms=NOW + 2)
+    assert spool.quarantined is not None
+    books = await spool.books()
+    assert books.balance() == []
+    assert books.events[0].lost == {"damaged": 1}
+    assert len(await ids(spool, "main")) == 9

@@ -51,6 +51,11 @@ class _Numbers(Collector):
             float(status["spool"]["blocked"] is not None),
         )
         yield _gauge(
+            "sendoff_spool_damaged",
+            "1 while the spool's file is known to be damaged: restart the agent",
+            float(status["spool"]["damaged"] is not None),
+        )
+        yield _gauge(
             "sendoff_unknown_losses",
             "How often something was lost of which nobody can say how much",
             len(status["spool"]["unknown"]),

@@ -45,7 +45,8 @@ KEYS = {
     "whose points are not journaled yet, and so in no book",
     "outputs": "a list: name, type, url, state, last_error, next_try_s, oldest_pending_ms, shelved, counters",
     "spool": "path, used_bytes, limit_bytes, commits, failures, waiting, blocked (a sentence or null), queued, "
-    "unknown: what is lost and cannot be counted, a list of {at, why, kept}",
+    "unknown: what is lost and cannot be counted, a list of {at, why, kept}; damaged: "
+    "what is wrong with its file since it was opened, or null",
     "dead_letters": "a list, the newest 100",
     "kernel_drops": "datagrams the kernel dropped, by input",
     "kernel_points": "points in those that are in the gaps of Sendoff's clients as well, by input: the same loss",

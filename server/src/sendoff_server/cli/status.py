@@ -112,6 +112,10 @@ def words(found: dict[str, Any]) -> Iterator[str]:
         (time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(each["at"] / 1000)), each["why"], each["kept"])
         for each in found["spool"]["unknown"]
     ]
+    if found["spool"]["damaged"]:
+        yield from _section(
+            "THE SPOOL IS DAMAGED: restart the agent, which rescues what can be read", [(found["spool"]["damaged"],)]
+        )
     yield from _section("unknown: lost, and nobody can say how much", unknown)
     imbalances = books["imbalances"]
     yield ""

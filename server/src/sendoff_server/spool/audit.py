@@ -11,7 +11,7 @@ import msgspec
 
 from sendoff_server.spool.accounts import read_books, read_clients
 from sendoff_server.spool.items import KINDS
-from sendoff_server.spool.rescue import agree, is_agent_id, is_count, named_by, windows_named
+from sendoff_server.spool.sense import agree, is_agent_id, is_count, named_by, windows_named
 from sendoff_server.spool.sql import ask
 
 SMALL = ("meta", "content", "count", "client", "gauge", "fold", "receipt", "standing")

@@ -79,19 +79,16 @@ def check_library(version: int) -> None:
         )
 
 
-def open_database(
-    folder: Path, outputs: Sequence[OutputSpec], now_ms: int, *, closed_well: bool = False, suspicion: str = ""
-) -> Opened:
+def open_database(folder: Path, outputs: Sequence[OutputSpec], now_ms: int, *, closed_well: bool = False) -> Opened:
     """Open the spool, make it, or set a damaged one apart and go on with what can be read of it.
 
-    ``closed_well``: this process closed it a moment ago, and need not look through all of it. ``suspicion``: why it is
-    known to be damaged, if it is. Raises ``SpoolTooNew``, and ``SpoolFailed`` if the disk does not let a file be read
-    or made.
+    ``closed_well``: this process closed it a moment ago, and need not look through all of it. Raises ``SpoolTooNew``,
+    and ``SpoolFailed`` if the disk does not let a file be read or made.
     """
     check_library(_library())
     start = _Start(folder, outputs, now_ms, closed_well)
     try:
-        kept, why = quarantine.unfinished(folder) or (None, suspicion)
+        kept, why = quarantine.unfinished(folder) or (None, quarantine.suspicion(folder))
         if kept is None and not why:
             try:
                 return _open_checked(start)
@@ -169,7 +166,7 @@ def _open_checked(start: _Start) -> Opened:
     except BaseException:
         connection.close()
         raise
-    return Opened(connection, checked=whole)
+    return Opened(connection, checked=whole or start.closed_well)
 
 
 def _of_the_disk(error: apsw.Error) -> bool:

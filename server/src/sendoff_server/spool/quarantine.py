@@ -19,6 +19,8 @@ FOLDERS = 5
 BLOBS = 100
 FILES = ("spool.db", "spool.db-wal", "spool.db-shm")
 MOVING, RESCUING = "moving", "rescuing"
+SUSPECT = "suspect"
+"""Beside the spool: what is wrong with it, for the next start."""
 
 
 def new_folder(spool: Path, now_ms: int) -> Path:
@@ -64,6 +66,26 @@ def finished(kept: Path) -> None:
     """What can be read of it is in a new spool, or was given up. Raises ``OSError``."""
     (kept / RESCUING).unlink(missing_ok=True)
     sync_folder(kept)
+
+
+def suspect(spool: Path, why: str) -> None:
+    """Note for the next start that a spool that is in use is damaged."""
+    mark = spool / SUSPECT
+    if mark.exists():
+        return
+    log.error("the spool is damaged (%s): restart the agent, which rescues what can be read", why)
+    try:
+        mark.write_text(why)
+    except OSError as error:
+        log.warning("that could not be noted for the next start: %s", error)
+
+
+def suspicion(spool: Path) -> str:
+    """What a run before this one found wrong with the spool; empty if nothing."""
+    try:
+        return (spool / SUSPECT).read_text(errors="replace") or "damage was found in it"
+    except OSError:
+        return ""
 
 
 def keep_blob(spool: Path, name: str, blob: bytes) -> None:
@@ -127,5 +149,6 @@ def _move(spool: Path, kept: Path) -> None:
             (spool / name).rename(kept / name)
     sync_folder(kept)
     sync_folder(spool)
+    (spool / SUSPECT).unlink(missing_ok=True)
     (kept / MOVING).rename(kept / RESCUING)
     sync_folder(kept)

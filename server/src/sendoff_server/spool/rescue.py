@@ -14,21 +14,21 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import apsw
 import msgspec
 
-from sendoff_server.ledger import LOST, REJECTED, EventsBook, LinesBook, PointsInBook, PointsOutBook
 from sendoff_server.spool.accounts import Tally, read_books, unpack_client
 from sendoff_server.spool.folding import weight
-from sendoff_server.spool.items import EVENTS, JOURNAL, KINDS, checksum, unseal
+from sendoff_server.spool.items import EVENTS, KINDS, checksum, unseal
 from sendoff_server.spool.layout import make
 from sendoff_server.spool.leasing import batch_id, points_of
 from sendoff_server.spool.records import UNASSIGNED, OutputSpec
-from sendoff_server.spool.salvage import Row, Wreck
+from sendoff_server.spool.salvage import Wreck
+from sendoff_server.spool.sense import TOTAL, agree, is_agent_id, is_count, named_by, windows_named
 from sendoff_server.spool.sql import ask, tell
 from sendoff_server.spool.unknown import Unknown, remember
 
@@ -36,16 +36,6 @@ log = logging.getLogger(__name__)
 
 FRESH_NUMBERS = 1 << 20
 """Items of the new spool are numbered from this far behind the last number that was seen in the damaged one."""
-TOTAL = 1 << 53
-"""A count beyond this was not counted."""
-_BOOKS: Mapping[str, type] = {
-    "events": EventsBook,
-    "points_in": PointsInBook,
-    "points_out": PointsOutBook,
-    "lines": LinesBook,
-}
-_REASONS: Mapping[str, Mapping[str, str]] = {"lost": LOST, "rejected": REJECTED}
-_CLIENT_NAMES = ("events", "points", "gap", "dropped")
 
 
 @dataclass(slots=True)
@@ -224,15 +214,6 @@ def _agrees(header: Mapping[str, Any], values: dict[str, Any]) -> bool:
     return all(isinstance(values[name], int) for name in ("epoch", "window", "made", "n", "decoded"))
 
 
-def windows_named(kind: int, name: str) -> dict[str, int]:
-    """The columns of a journal row that its id names as well: epoch, first window of several, last window."""
-    parts = name.split("-")
-    if kind != JOURNAL or not all(part.isdecimal() for part in parts[1:]):
-        return {}
-    columns = {3: ("epoch", "window"), 4: ("epoch", "first", "window")}.get(len(parts), ())
-    return dict(zip(columns, map(int, parts[1:]), strict=False))
-
-
 def _holds(wreck: Wreck, values: Mapping[str, Any], lines: Sequence[bytes]) -> dict[str, int] | None:
     """How many of each source an item holds. Its accounts of that are compared, and where they differ, its lines are
     asked. None if nobody can say whose they are."""
@@ -258,24 +239,6 @@ def _holds(wreck: Wreck, values: Mapping[str, Any], lines: Sequence[bytes]) -> d
         return dict(holds)
     except msgspec.MsgspecError:
         return None
-
-
-def named_by(kind: int, lines: int, sources: object) -> dict[str, int] | None:
-    """What an item's ``sources`` say, by source; None if that is not what was stored."""
-    try:
-        if kind == EVENTS:
-            named: dict[str, int] = {}
-            for source, n in msgspec.json.decode(str(sources), type=list[tuple[str, int]]):
-                named[source] = named.get(source, 0) + n
-            return named if sum(named.values()) == lines else None
-        return msgspec.json.decode(str(sources), type=dict[str, int])
-    except msgspec.MsgspecError:
-        return None
-
-
-def agree(kind: int, content: Mapping[str, int], named: Mapping[str, int]) -> bool:
-    """Whether two accounts of an item name the same sources (points are counted under no source)."""
-    return set(content) == (set(named) if kind == EVENTS else {""})
 
 
 def _dead(wreck: Wreck, new: apsw.Connection, rescued: Rescued) -> None:
@@ -309,10 +272,6 @@ def _meta(wreck: Wreck, new: apsw.Connection, epochs: Iterable[int], now_ms: int
         ask(new, "set_meta", {"key": key, "value": value})
 
 
-def is_agent_id(value: object) -> bool:
-    return isinstance(value, str) and len(value) == 32 and set(value) <= set("0123456789abcdef")
-
-
 def _counts(wreck: Wreck, new: apsw.Connection) -> None:
     columns = ["book", "source", "output", "name", "reason"]
     for row in wreck.keyed("count", columns, [*columns, "n"]):
@@ -320,20 +279,6 @@ def _counts(wreck: Wreck, new: apsw.Connection) -> None:
             tell(new, "bump", [row])
         else:
             wreck.missed.add("count")
-
-
-def is_count(row: Row) -> bool:
-    """Whether a running total is one that is kept."""
-    book, source, output, name, reason, n = row
-    if not all(isinstance(value, str) for value in (source, output, reason)):
-        return False
-    if not isinstance(n, int) or not -TOTAL < n < TOTAL:
-        return False
-    if book == "clients":
-        return name in _CLIENT_NAMES and bool(reason) == (name == "dropped")
-    if book not in _BOOKS or name not in {each.name for each in fields(_BOOKS[book])} - {"source", "output", "pending"}:
-        return False
-    return reason in _REASONS[name] if name in _REASONS else reason == ""
 
 
 def _clients(wreck: Wreck, new: apsw.Connection, rescued: Rescued) -> None:

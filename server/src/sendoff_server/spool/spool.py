@@ -28,10 +28,11 @@ from sendoff_server.spool.database import open_database
 from sendoff_server.spool.errors import SpoolFailed
 from sendoff_server.spool.intake import Copied, Intake, batch_header, count_rotation, wanting_events
 from sendoff_server.spool.lock import Lock
+from sendoff_server.spool.lookthrough import LookThrough
 from sendoff_server.spool.merging import Merging
 from sendoff_server.spool.offering import Offers
 from sendoff_server.spool.outputs import reconcile
-from sendoff_server.spool.quarantine import keep_blob, sync_folder
+from sendoff_server.spool.quarantine import keep_blob, suspicion, sync_folder
 from sendoff_server.spool.reading import Reading, look_once
 from sendoff_server.spool.records import (
     ClientState,
@@ -98,6 +99,7 @@ class Spool:
             path, self._writer, outputs, merge, self.epoch, self._intake.name, self._intake.header, self._lose_items
         )
         self._merging = Merging(path / "spool.db", self._writer, outputs, self._offers.locks, self._lose_items)
+        self._look_through: LookThrough | None = None
         self._prune_ms = 0
         self._closed = threading.Lock()
         self._writer.start()
@@ -146,6 +148,9 @@ class Spool:
             lock.release()
             raise
         spool.quarantined = opened.quarantined
+        if not opened.checked:
+            spool._look_through = LookThrough(path)
+            spool._look_through.start()
         return spool
 
     def __repr__(self) -> str:
@@ -290,6 +295,7 @@ class Spool:
             "last_failure": self._writer.last_failure,
             "quarantined": [str(kept) for kept in sorted((self._path / "quarantine").glob("*"))],
             "unknown": [asdict(loss) for loss in unknown],
+            "damaged": suspicion(self._path) or None,
             "waiting": backlog,
             "dead_letters": dead,
             "folding": {"lines": lines, "exceptions": exceptions},
@@ -303,6 +309,8 @@ class Spool:
         if not self._closed.acquire(blocking=False):
             return None
         self._writer.finish()
+        if self._look_through is not None:
+            self._look_through.stop()
         self._merging.close()
         self._offers.close()
         self._looking.close()

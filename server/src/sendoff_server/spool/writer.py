@@ -11,12 +11,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import apsw
 
 from sendoff_server.spool.accounts import Tally
 from sendoff_server.spool.errors import SpoolClosed, SpoolError, SpoolFailed, SpoolFull
+from sendoff_server.spool.quarantine import suspect
 from sendoff_server.spool.records import EventIn, Refusal, SpoolLimits
 from sendoff_server.spool.reserve import Reserve
 from sendoff_server.spool.sql import ask
@@ -190,6 +192,9 @@ class Writer(threading.Thread):
                 self._commit(freeing)
             else:
                 self._refuse(jobs, plain(error))
+        except (apsw.CorruptError, apsw.NotADBError) as error:
+            suspect(Path(self._connection.filename).parent, str(error))
+            self._refuse(jobs, plain(error))
         except apsw.Error as error:
             self._refuse(jobs, plain(error))
         except Exception as error:
@@ -350,5 +355,5 @@ def plain(error: apsw.Error) -> str:
         case apsw.IOError():
             return f"the disk reports an input/output error ({error}): check the disk and the system's log"
         case apsw.CorruptError() | apsw.NotADBError():
-            return f"the database is damaged ({error}): restart the agent, which moves it aside"
+            return f"the database is damaged ({error}): restart the agent, which rescues what can be read"
     return str(error)

@@ -33,6 +33,12 @@ def verdict(status: dict[str, Any]) -> tuple[str, str, list[str]]:
         return "bad", "The books do not balance", ["This is a defect of Sendoff’s.", *books["imbalances"][:3]]
     if status["spool"]["blocked"]:
         return "bad", "Nothing is acknowledged: the spool takes no events", [status["spool"]["blocked"]]
+    if status["spool"]["damaged"]:
+        return (
+            "bad",
+            "The spool is damaged: restart the agent, which rescues what can be read",
+            [status["spool"]["damaged"]],
+        )
     if parked:
         return "bad", f"Stopped delivering to {_and(parked)}, which needs a person", causes
     if waiting:
