@@ -145,6 +145,7 @@ def test_importing_does_nothing_and_loads_next_to_nothing(run: Run) -> None:
         "sendoff.scope",
         "sendoff.current",
         "sendoff.metrics",
+        "sendoff.receipt",
         "sendoff.version",
         "sendoff.content",
         "sendoff.content.render",

@@ -181,6 +181,10 @@ def event(name: str, /, *, confirm: bool = False, **fields: object) -> Receipt |
     return None if client is None else client.event(name, fields)
 
 
+if not TYPE_CHECKING:
+    del overload  # no public name
+
+
 def capture_exception(
     error: BaseException | None = None,
     /,
