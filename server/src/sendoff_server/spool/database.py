@@ -125,6 +125,14 @@ def connect_reader(path: Path) -> apsw.Connection:
     return connection
 
 
+def let_go(connection: apsw.Connection) -> None:
+    """Close it, whatever the disk says: nothing that counts is written by that."""
+    try:
+        connection.close()
+    except apsw.Error as error:
+        log.warning("the spool could not be closed in order: %s", error)
+
+
 def _library() -> int:
     parts = [int(part) for part in apsw.sqlite_lib_version().split(".")]
     return parts[0] * 1_000_000 + parts[1] * 1_000 + parts[2]
@@ -159,12 +167,12 @@ def _open_checked(start: _Start) -> Opened:
                 remember(connection, start.losses)
             start.losses.clear()
     except apsw.Error as error:
-        connection.close()
+        let_go(connection)
         if _of_the_disk(error):
             raise
         raise Damaged(str(error)) from error
     except BaseException:
-        connection.close()
+        let_go(connection)
         raise
     return Opened(connection, checked=whole or start.closed_well)
 

@@ -24,7 +24,7 @@ import apsw
 
 from sendoff_server.ledger import Books
 from sendoff_server.spool import accounts, folding, keeping, leasing, receipts
-from sendoff_server.spool.database import open_database
+from sendoff_server.spool.database import let_go, open_database
 from sendoff_server.spool.errors import SpoolFailed
 from sendoff_server.spool.intake import Copied, Intake, batch_header, count_rotation, wanting_events
 from sendoff_server.spool.lock import Lock
@@ -141,7 +141,7 @@ class Spool:
                 reconcile(connection, outputs, now_ms)
                 spool = cls(path, connection, lock, reserve, outputs, merge, host, limits, clock, running)
             except (apsw.Error, OSError) as error:
-                connection.close()
+                let_go(connection)
                 words = plain(error) if isinstance(error, apsw.Error) else str(error)
                 raise SpoolFailed(words) from error
         except BaseException:
@@ -318,7 +318,7 @@ class Spool:
             self._connection.pragma("wal_checkpoint", "truncate")
         except apsw.Error as error:
             log.warning("the write-ahead log could not be folded into the spool: %s", plain(error))
-        self._connection.close()
+        let_go(self._connection)
         if keep_lock:
             return self._lock.keep()
         self._lock.release()

@@ -8,7 +8,8 @@ without a word. So before anything is written, what lies behind the frames that 
 - frames of an earlier use of the file, which have other salts: an honest end. No loss;
 - frames of the present use behind one that is damaged: commits are synced one after the other, so only the last can be
   one that a power cut tore. All before it were acknowledged, and are gone;
-- only one such commit: torn, and never acknowledged, or damaged later. Nobody can know, and so it is said.
+- only one such commit, whole but for the damage: torn, and never acknowledged, or damaged later. Nobody can know, and
+  so it is said. A commit without its end was not acknowledged, whatever else is wrong with it.
 
 A log that was cut off exactly between two commits cannot be told from one that never was longer.
 Format: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
@@ -74,7 +75,7 @@ def passed_over(path: Path, taken: int) -> str | None:
     sums = _sums(header[:24], (0, 0), order)
     if magic not in (_LITTLE, _BIG) or struct.pack(">II", *sums) != header[24:]:
         return _headless(path, page_size)
-    bad = False
+    broken = bad = False
     ends: list[int] = []
     for frame in _frames(path, page_size, max(taken, 1)):
         if frame.number == taken:
@@ -82,18 +83,18 @@ def passed_over(path: Path, taken: int) -> str | None:
             continue
         if frame.number < taken:
             continue
-        if not bad and not ends and frame.salts == header[16:24]:
+        if not broken and frame.salts == header[16:24]:
             sums = _sums(frame.page, _sums(frame.head[:8], sums, order), order)
             if struct.pack(">II", *sums) == frame.head[16:24] and not frame.ends_commit:
                 continue
+        broken = True
         if frame.salts == header[16:24]:
-            bad = True
             ends += [frame.number] * frame.ends_commit
         elif not _earlier(frame.salts, header[16:24]):
             bad = True
     if len(ends) > 1:
         return f"at least {len(ends) - 1} commits at its end are gone, with what they acknowledged"
-    if bad:
+    if bad or ends:
         return "its last commit is not whole: torn by a power cut, and never acknowledged, or damaged afterwards"
     return None
 
