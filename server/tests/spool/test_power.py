@@ -186,6 +186,7 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.timeout(0 if STRIDE else 120)
 async def test_a_power_cut_at_any_operation_loses_nothing_acknowledged_and_brings_nothing_back(prepared: Path) -> None:
     shutil.copytree(prepared / "before", prepared / "a")
     with recorded() as disk:
@@ -212,6 +213,7 @@ async def test_a_power_cut_at_any_operation_loses_nothing_acknowledged_and_bring
     assert wrong == {}
 
 
+@pytest.mark.timeout(0 if STRIDE else 120)
 @pytest.mark.parametrize("error", [apsw.IOError, apsw.FullError])
 @pytest.mark.parametrize("for_ever", [False, True], ids=["once", "for a while"])
 async def test_whichever_operation_fails_the_spool_fails_in_its_own_words_and_goes_on(

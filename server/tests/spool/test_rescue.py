@@ -156,6 +156,19 @@ async def test_a_damaged_header_costs_nothing(place: int, folder: Path, open_spo
     assert len(await ids(spool, "main")) == 19
 
 
+@pytest.mark.parametrize("column", ["made INTEGER", "sources TEXT", "checksum BLOB", "began INTEGER"])
+async def test_a_damaged_letter_in_the_schema_costs_nothing(column: str, folder: Path, open_spool: OpenSpool) -> None:
+    before = await filled(open_spool, "main", events=20)
+    content = (folder / "spool.db").read_bytes()
+    (folder / "spool.db").write_bytes(content.replace(column.encode(), b"X" + column[1:].encode()))
+    spool = open_spool("main", now_ms=NOW + 5)
+    assert spool.quarantined is not None
+    assert spool.agent_id == before.agent_id
+    assert (await spool.stats())["unknown"] == []
+    assert (await spool.books()).balance() == []
+    assert len(await ids(spool, "main")) == 19
+
+
 @pytest.mark.parametrize("left", ["nothing", "only its log", "an empty file"])
 async def test_a_spool_whose_file_is_gone_is_said_and_not_taken_for_a_first_start(
     left: str, folder: Path, open_spool: OpenSpool

@@ -14,6 +14,7 @@ STRIDE = int(os.environ.get("SWEEP_STRIDE", "0"))
 PLACES = 40
 
 
+@pytest.mark.timeout(0 if STRIDE else 120)
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("way", ["flip", "truncate", "zero"])
 async def test_damage_at_any_place_costs_only_what_is_said_to_be_lost(

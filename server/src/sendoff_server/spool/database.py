@@ -157,7 +157,7 @@ def _open_checked(start: _Start) -> Opened:
         fault = None if start.closed_well else audit.structure(connection, whole=whole)
         if fault is None:
             layout.bring_forward(connection)
-            fault = audit.books(connection, start.now_ms)
+            fault = audit.books(connection, start.now_ms) if layout.is_whole(connection) else "its schema is damaged"
         if fault is None and whole and not start.closed_well:
             fault = audit.items(connection)
         if fault is not None:

@@ -34,6 +34,21 @@ def bring_forward(connection: apsw.Connection) -> None:
             _is(connection, step + 1)
 
 
+def is_whole(connection: apsw.Connection) -> bool:
+    """Whether every table has the columns that it is to have: in a schema, too, a letter can change on the disk."""
+    fresh = apsw.Connection(":memory:")
+    try:
+        fresh.execute(schema())
+        return _columns(fresh) == _columns(connection)
+    finally:
+        fresh.close()
+
+
+def _columns(connection: apsw.Connection) -> set[tuple[str, str]]:
+    rows = connection.execute("SELECT m.name, c.name FROM sqlite_schema m, pragma_table_info(m.name) c")
+    return {(str(table), str(column)) for table, column in rows}
+
+
 def check_layout(folder: Path) -> None:
     """Raises ``SpoolTooNew`` for a spool that this version cannot read. Only looks, also while another has it open."""
     try:

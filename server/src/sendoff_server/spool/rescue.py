@@ -130,7 +130,7 @@ def _items(
     wanted = {output.name for output in outputs} | {UNASSIGNED}
     numbers = wreck.numbers("item", "item", last) if names else []
     for number in numbers:
-        row = wreck.numbered("item", "item", names, number)
+        row = wreck.numbered("item", "item", list(names.values()), number)
         values = dict(zip(names, row, strict=True)) if row else {}
         header, lines = _opened(values)
         if not _agrees(header, values):
@@ -149,7 +149,10 @@ def _items(
             standing = dict.fromkeys(_everyone(outputs, values, header), (False, number, 1))
         values["n"] = sum(holds.values())
         epochs.append(values["epoch"] if 0 <= values["epoch"] < TOTAL else 0)
-        _insert(new, "item", values)
+        if not _insert(new, "item", values):
+            rescued.damaged += 1
+            wreck.missed.add("item")
+            continue
         tell(new, "add_content", [(number, source, n) for source, n in holds.items()])
         for name, (_, place, sealed) in standing.items():
             _insert(
@@ -244,13 +247,15 @@ def _holds(wreck: Wreck, values: Mapping[str, Any], lines: Sequence[bytes]) -> d
 def _dead(wreck: Wreck, new: apsw.Connection, rescued: Rescued) -> None:
     names = _shared(wreck, new, "dead")
     for number in wreck.numbers("dead", "dead", None) if names else []:
-        row = wreck.numbered("dead", "dead", names, number)
+        row = wreck.numbered("dead", "dead", list(names.values()), number)
         values = dict(zip(names, row, strict=True)) if row else {}
         if not _opened(values)[0] or values["kind"] not in KINDS:
             wreck.missed.add("dead")
             continue
-        _insert(new, "dead", values)
-        rescued.dead += 1
+        if _insert(new, "dead", values):
+            rescued.dead += 1
+        else:
+            wreck.missed.add("dead")
 
 
 # --- What is known besides -----------------------------------------------------------------------------------------
@@ -296,25 +301,38 @@ def _clients(wreck: Wreck, new: apsw.Connection, rescued: Rescued) -> None:
 
 def _copy(wreck: Wreck, new: apsw.Connection, table: str, key: Sequence[str]) -> None:
     names = _shared(wreck, new, table)
-    for row in wreck.keyed(table, key, names) if names else ():
-        try:
-            _insert(new, table, dict(zip(names, row, strict=True)))
-        except apsw.ConstraintError:
+    for row in wreck.keyed(table, key, list(names.values())) if names else ():
+        if not _insert(new, table, dict(zip(names, row, strict=True))):
             wreck.missed.add(table)
 
 
-def _shared(wreck: Wreck, new: apsw.Connection, table: str) -> list[str]:
-    """The columns that a table has in both: an older layout has fewer."""
-    there = set(wreck.columns(table))
+def _shared(wreck: Wreck, new: apsw.Connection, table: str) -> dict[str, str]:
+    """The columns that a table has in both (an older layout has fewer), and what they are called in the wreck.
+
+    One that has no counterpart while the wreck has one as well is the same, with a damaged name.
+    """
+    there = wreck.columns(table)
     if not there:
         wreck.missed.add(table)
-    return [name for (name,) in new.execute("SELECT name FROM pragma_table_info(?)", (table,)) if name in there]
+        return {}
+    wanted = [name for (name,) in new.execute("SELECT name FROM pragma_table_info(?)", (table,))]
+    shared = {name: f'"{name}"' for name in wanted if name in there}
+    odd = [name.replace('"', '""') for name in there if name not in wanted]
+    missing = [name for name in wanted if name not in there]
+    if len(odd) == len(missing) == 1:
+        shared[missing[0]] = f'"{odd[0]}"'
+    return shared
 
 
-def _insert(new: apsw.Connection, table: str, values: Mapping[str, Any]) -> None:
+def _insert(new: apsw.Connection, table: str, values: Mapping[str, Any]) -> bool:
+    """Whether a row could be stored."""
     places = ", ".join(f":{name}" for name in values)
-    # The names are those of our own tables.
-    new.execute(f"INSERT OR IGNORE INTO {table} ({', '.join(values)}) VALUES ({places})", values)  # noqa: S608
+    try:
+        # The names are those of our own tables.
+        new.execute(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({places})", values)  # noqa: S608
+    except apsw.ConstraintError:
+        return False
+    return True
 
 
 # --- The books -----------------------------------------------------------------------------------------------------
