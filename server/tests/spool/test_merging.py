@@ -123,23 +123,38 @@ async def test_a_backlog_is_merged_to_ten_seconds_a_minute_and_ten_minutes(open_
 async def test_rows_that_the_same_outputs_wait_for_are_merged_once_for_all_of_them(open_spool: OpenSpool) -> None:
     running = Clock()
     spool = open_spool("main", "copy", running=running)
-    await journal(spool, running, 1, 100)
-    (live,) = await spool.lease("main", NOW + 100_000)  # seals them for main alone
-    await journal(spool, running, 101, 240)
+    await journal(spool, running, 1, 110)
+    (live,) = await spool.lease("main", NOW + 110_000)  # seals them for main alone
+    await journal(spool, running, 111, 240)
     running.now += 600
     await merge_all(spool)
     found: list[tuple[Any, ...]] = spool._connection.execute(
         "SELECT iif(first, first, window), window, group_concat(output ORDER BY output) FROM item NATURAL JOIN"
         " (SELECT item, output FROM delivery) WHERE kind = 2 GROUP BY item ORDER BY window"
     ).fetchall()
-    assert {outputs for first, last, outputs in found if last <= 100} == {"copy"}
-    assert {outputs for first, last, outputs in found if first > 100} == {"copy,main"}
+    assert {outputs for first, last, outputs in found if last <= 110} == {"copy"}
+    assert {outputs for first, last, outputs in found if first > 110} == {"copy,main"}
     assert len(found) == len({(first, last) for first, last, _ in found}) < 10
-    assert live.n == 300
+    assert live.n == 330
     for output in ("main", "copy"):
         lines = await drain(spool, output, NOW + DAY)
         assert sum(json.loads(line)["sum"] for line in lines) == 720
     assert (await spool.books()).balance() == []
+
+
+async def test_no_row_is_merged_around_windows_that_are_sealed_already(open_spool: OpenSpool) -> None:
+    """A gateway refuses windows that overlap those it has."""
+    running = Clock()
+    spool = open_spool("main", running=running)
+    await journal(spool, running, 51, 60)
+    (sealed,) = await spool.lease("main", NOW + 60_000)
+    await journal(spool, running, 1, 50)
+    await journal(spool, running, 61, 100)
+    running.now += 600
+    await merge_all(spool)
+    assert rows(spool) == [(1, 40, 10_000), (41, 50, 10_000), (61, 100, 10_000)]
+    assert sealed.n == 30
+    await drain(spool, "main", NOW + DAY)
 
 
 async def test_a_lease_that_takes_a_row_while_it_is_merged_wins(open_spool: OpenSpool) -> None:
