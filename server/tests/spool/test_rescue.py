@@ -131,7 +131,7 @@ async def test_a_batch_of_which_nobody_knows_who_waits_for_it_goes_to_every_outp
 
 async def test_a_client_whose_row_was_changed_is_not_believed(folder: Path, open_spool: OpenSpool) -> None:
     await filled(open_spool, "main", events=5)
-    change(folder, """UPDATE client SET body = replace(body, '"upto":5', '"upto":9')""")
+    change(folder, """UPDATE client SET body = CAST(replace(body, '"upto":5', '"upto":9') AS BLOB)""")
     spool = open_spool("main", now_ms=NOW + 5)
     assert CLIENT not in spool.clients
     (unknown,) = (await spool.stats())["unknown"]

@@ -71,30 +71,18 @@ def passed_over(path: Path, taken: int) -> str | None:
     if len(header) < _HEADER or not page_size:
         return None
     magic = struct.unpack(">I", header[:4])[0]
-    order = ">" if magic == _BIG else "<"
-    sums = _sums(header[:24], (0, 0), order)
-    if magic not in (_LITTLE, _BIG) or struct.pack(">II", *sums) != header[24:]:
+    if magic not in (_LITTLE, _BIG) or _checksum(header[:24], ">" if magic == _BIG else "<") != header[24:]:
         return _headless(path, page_size)
-    broken = bad = False
+    odd = False
     ends: list[int] = []
-    for frame in _frames(path, page_size, max(taken, 1)):
-        if frame.number == taken:
-            sums = struct.unpack(">II", frame.head[16:24])
-            continue
-        if frame.number < taken:
-            continue
-        if not broken and frame.salts == header[16:24]:
-            sums = _sums(frame.page, _sums(frame.head[:8], sums, order), order)
-            if struct.pack(">II", *sums) == frame.head[16:24] and not frame.ends_commit:
-                continue
-        broken = True
+    for frame in _frames(path, page_size, taken + 1):
         if frame.salts == header[16:24]:
             ends += [frame.number] * frame.ends_commit
         elif not _earlier(frame.salts, header[16:24]):
-            bad = True
+            odd = True
     if len(ends) > 1:
         return f"at least {len(ends) - 1} commits at its end are gone, with what they acknowledged"
-    if bad or ends:
+    if ends or odd:
         return "its last commit is not whole: torn by a power cut, and never acknowledged, or damaged afterwards"
     return None
 
@@ -137,11 +125,11 @@ def _earlier(salts: bytes, present: bytes) -> bool:
     return salts[4:] != present[4:] and 0 < age % (1 << 32) < _GENERATIONS
 
 
-def _sums(data: bytes, sums: tuple[int, int], order: str) -> tuple[int, int]:
-    """SQLite's running checksum over pairs of words."""
-    one, two = sums
-    words = struct.unpack(f"{order}{len(data) // 8 * 2}I", data[: len(data) // 8 * 8])
+def _checksum(head: bytes, order: str) -> bytes:
+    """SQLite's running checksum over pairs of words, from its beginning."""
+    one = two = 0
+    words = struct.unpack(f"{order}{len(head) // 4}I", head)
     for first, second in zip(words[::2], words[1::2], strict=True):
         one = (one + first + two) & 0xFFFFFFFF
         two = (two + second + one) & 0xFFFFFFFF
-    return one, two
+    return struct.pack(">II", one, two)
