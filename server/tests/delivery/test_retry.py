@@ -15,9 +15,7 @@ from sendoff_server.delivery.retry import (
     parse_retry_after,
 )
 
-CALM = Situation(
-    status=500, retry_after_s=None, attempt=0, batches=1, lines=8, half=False, proven=False, aside=0, parked=False
-)
+CALM = Situation(status=500, retry_after_s=None, attempt=0, batches=1, lines=8, proven=False, aside=0, parked=False)
 
 CASES = [
     ("no answer", {"status": None}, "again"),
@@ -42,9 +40,8 @@ CASES = [
     ("409", {"status": 409}, "park"),
     ("refused together", {"status": 400, "batches": 3}, "alone"),
     ("refused alone", {"status": 400}, "split"),
-    ("a half refused, nothing accepted", {"status": 400, "half": True}, "aside"),
-    ("a half too large, nothing accepted", {"status": 413, "half": True}, "split"),
-    ("a half refused, something accepted", {"status": 422, "half": True, "proven": True}, "split"),
+    ("too large, nothing accepted", {"status": 413}, "split"),
+    ("refused, something accepted", {"status": 422, "proven": True}, "split"),
     ("one line refused, nothing accepted", {"status": 400, "lines": 1}, "aside"),
     ("one line too large, nothing accepted", {"status": 413, "lines": 1}, "aside"),
     ("one line refused, something accepted", {"status": 400, "lines": 1, "proven": True}, "dead"),
@@ -66,7 +63,6 @@ SITUATIONS = st.builds(
     attempt=st.integers(0, 10**6),
     batches=st.integers(1, 64),
     lines=st.integers(1, 1_000),
-    half=st.booleans(),
     proven=st.booleans(),
     aside=st.integers(0, 100),
     parked=st.booleans(),

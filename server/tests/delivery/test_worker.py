@@ -297,6 +297,38 @@ async def test_a_poison_event_ends_as_a_dead_letter_and_all_others_are_delivered
     assert letter["batch"].endswith("/7-7")
 
 
+@pytest.mark.parametrize("type", ["gateway", "http"])
+@pytest.mark.parametrize("code", [400, 422])
+async def test_a_backlog_with_poison_in_every_half_of_every_batch_is_delivered_without_it(
+    code: int, type: str, worker: MakeWorker, spool: Spool, destination: Destination, clock: ManualClock
+) -> None:
+    output = "main" if type == "gateway" else "hook"
+    for _ in range(10):
+        await put(spool, *["good"] * 3, "poison", *["good"] * 8, "poison", *["good"] * 3, together=True)
+    destination.always = destination.refuse_bodies_with(b"poison", code)
+    await settled(worker(type), clock)
+    assert await numbers(spool, output) == (140, 0, 20)
+    assert clock.seconds < 60, "whole batches are not waited for one by one"
+
+
+@pytest.mark.parametrize("type", ["gateway", "http"])
+async def test_a_destination_that_refused_everything_and_is_right_again_is_found_though_every_batch_holds_poison(
+    type: str, worker: MakeWorker, spool: Spool, destination: Destination, clock: ManualClock
+) -> None:
+    output = "main" if type == "gateway" else "hook"
+    for _ in range(60):
+        await put(spool, *["good"] * 3, "poison", *["good"] * 8, "poison", *["good"] * 3, together=True)
+    destination.always = status(400)
+    one = worker(type)
+    for _ in range(40):  # every piece of what was searched is refused, and some of the whole ones
+        clock.seconds += await one.step()
+    assert one.state == "parked"
+    destination.always, began = destination.refuse_bodies_with(b"poison"), clock.seconds
+    await settled(one, clock, rounds=5_000)
+    assert await numbers(spool, output) == (840, 0, 120)
+    assert clock.seconds < began + 5 * 300, "a few probes find it out"
+
+
 async def test_bodies_that_are_too_large_are_split_until_they_fit(
     worker: MakeWorker, spool: Spool, destination: Destination, clock: ManualClock
 ) -> None:
@@ -320,7 +352,7 @@ async def test_a_destination_that_refuses_everything_is_parked_and_the_backlog_s
     assert one.state == "parked"
     assert await numbers(spool) == (0, 80, 0)
     assert (await spool.stats())["dead_letters"] == []
-    assert one.counters.splits <= 2, "the backlog is not shredded"
+    assert one.counters.splits <= 4, "the backlog is not shredded: a batch a lane was searched for what is accepted"
     destination.always = None
     await settled(one, clock)
     assert await numbers(spool) == (80, 0, 0)

@@ -3,8 +3,9 @@
 Three kinds of trouble, by what is at fault (wire format, section 6):
 - *this body* (400, 413, 422): its batches alone, then halves, down to one line, which becomes a dead letter. But only
   on evidence: a batch is *proven* to be at fault once the destination has taken something else since it refused this.
-  While nothing proves it the fault may be the destination's: such a batch is set aside, never shredded or buried, and
-  when several are aside the output is parked.
+  While nothing proves it the fault may be the destination's. So one batch is searched for a line that is accepted, a
+  few requests deep, as every batch of a backlog may hold a bad line; lines refused on the way are set aside, never
+  buried, and when two are the output is parked and the others stay whole.
 - *the set-up* (401, 403, other 3xx and 4xx): the output is parked with an alarm, and one batch at a time probes it.
 - *the moment* (408, 425, 429, 5xx, no answer, an answer that makes no sense): wait, with exponential backoff and full
   jitter up to a ceiling; what the destination asks for (Retry-After) holds for all of it. A batch that fails like this
@@ -53,8 +54,6 @@ class Situation:
     """Batches in the request that have no definite answer."""
     lines: int
     """Lines of the batch, if it was alone."""
-    half: bool
-    """Whether it is a piece of a batch that was split."""
     proven: bool
     """Whether the destination accepted anything since it first refused this batch (or the one it is a piece of)."""
     aside: int
@@ -98,8 +97,7 @@ def decide(situation: Situation, chance: float) -> Decision:
         return Decision("split" if situation.lines > 1 else "dead")
     if situation.parked or situation.aside + 1 >= ASIDE_TO_PARK:
         return _park(situation, chance)
-    # A body that is too large says itself what is at fault, until it cannot be made smaller.
-    if situation.lines > 1 and (status == 413 or not situation.half):
+    if situation.lines > 1:
         return Decision("split")
     return Decision("aside", probe_s(situation.attempt, situation.retry_after_s, chance))
 

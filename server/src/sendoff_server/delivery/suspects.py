@@ -59,6 +59,8 @@ class Suspects:
         self._roots: dict[str, int] = {}
         """Refused roots: the last request begun when they were refused first, or ``PROVEN``."""
         self._failing: dict[str, _Failing] = {}
+        self._again = False
+        """While parked: whether the next probe is one that was refused before."""
 
     @property
     def aside(self) -> int:
@@ -158,6 +160,7 @@ class Suspects:
     def passes(self, now_s: float, busy: Collection[int], *, parked: bool) -> list[Pass]:
         """What to lease: first of those that nothing is held against; if there are none, the one held back longest.
 
+        While parked that one has every second turn: it may be a single line, and each of the others may hold a bad one.
         ``busy``: items under way. Of those to blame one is tried at a time, so that they hold up one lane at most.
         """
         blamed = [one for one in self._failing.values() if one.blamed]
@@ -170,7 +173,11 @@ class Suspects:
         free: list[_Aside | _Failing] = [one for one in self._aside.values() if parked or one.until_s <= now_s]
         free = [one for one in (*free, *turned) if one.item not in busy]
         next_one = {min(free, key=lambda one: one.until_s).item} if free else set()
-        return [Pass(frozenset(shelf | back)), Pass(frozenset(shelf | back - next_one), single=True)]
+        held_back = Pass(frozenset(shelf | back - next_one), single=True)
+        self._again = parked and not self._again
+        if parked and not self._again:
+            return [held_back]
+        return [Pass(frozenset(shelf | back)), held_back]
 
     def nothing_left(self, last: Pass, busy: Collection[int]) -> None:
         """The last pass brought nothing: what it asked for and is not under way is not in the spool any more."""

@@ -313,7 +313,6 @@ class Worker:
             attempt=max(self._attempt, suspects.times(first)),
             batches=len(missing),
             lines=first.lines,
-            half=first.half,
             proven=suspects.proven(first),
             aside=suspects.aside_beside(first),
             parked=self._parked,
