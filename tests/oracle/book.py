@@ -50,6 +50,8 @@ class Sent:
     written: float | None = None
     """When all its bytes were known to be with the kernel, on a connection that was not known to be dead."""
     acknowledged: bool = False
+    poison: bool = False
+    """Whether the fake destination refuses it."""
 
 
 @dataclass
@@ -78,7 +80,7 @@ def read(path: Path) -> Account:
             case "begin":
                 account.service, account.calm = entry["service"], entry["calm"]
             case "try":
-                account.events[entry["ref"]] = Sent(entry["digest"])
+                account.events[entry["ref"]] = Sent(entry["digest"], poison=entry.get("poison", False))
             case "sent":
                 sent = account.events[entry["ref"]]
                 sent.returned, sent.event_id = True, entry["id"]

@@ -1,9 +1,10 @@
 """The fake destination, a process of its own: takes what the agent delivers, and misbehaves as a file tells it to.
 
 `python -m tests.oracle.destination PORT GATEWAY_PORT CONTROL STORE`. Under `/sink` it is an http output's destination
-and appends what it took to STORE, one write a request. Anything else it hands on to the real gateway and hands its
-answer back, so that the way to the gateway can be as bad as any other: an answer lost after the batch was stored is
-what makes duplicates. CONTROL is JSON, `{"sink": FAULT, "gateway": FAULT}`, read anew for each request.
+and appends what it took to STORE, one write a request; a body with a poisoned event it refuses, always. Anything else
+it hands on to the real gateway and hands its answer back, so that the way to the gateway can be as bad as any other: an
+answer lost after the batch was stored is what makes duplicates. CONTROL is JSON, `{"sink": FAULT, "gateway": FAULT}`,
+read anew for each request.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer(int(fault), b"no", dated)
         if fault == "429":
             return self._answer(429, b"slowly", {"Retry-After": "2"})
+        if kind == "sink" and b'"poison":true' in body:
+            return self._answer(422, b"there is an event in it that is refused")
         try:
             status, answer = (200, self._keep(body)) if kind == "sink" else self._hand_on(body)
         except (OSError, http.client.HTTPException):

@@ -19,6 +19,8 @@ from sendoff import current
 from sendoff.receipt import Receipt
 from tests.oracle.book import Pen, digest
 
+POISON = 0.005
+"""Of all events, those that the fake destination refuses whatever comes with them."""
 LETTERS = 'abcdefghijklmnoprstuvyz äßøλж漢🙂"\\\n\t'
 FLUSH_S = 60.0
 
@@ -47,6 +49,8 @@ class Producer:
             "filling": self._text(),
             "deep": {"list": [1, None]},
         }
+        if self.random.random() < POISON and self.kind != "storm":
+            content["poison"] = True
         if self.kind == "storm":
             self._exception(ref, content, "storm")
         elif self.random.random() < 0.1:
@@ -61,7 +65,7 @@ class Producer:
         return "".join(self.random.choices(LETTERS, k=min(length, 500))) * (length // 500 or 1)
 
     def _event(self, ref: str, content: dict[str, object]) -> None:
-        self.pen.write(op="try", ref=ref, digest=digest("chaos.done", content))
+        self.pen.write(op="try", ref=ref, digest=digest("chaos.done", content), poison="poison" in content)
         made = sendoff.event("chaos.done", confirm=self.kind.endswith("confirm"), **content)
         if isinstance(made, Receipt):
             self.receipts.append((ref, made))
@@ -69,7 +73,7 @@ class Producer:
         self._sent(ref, made)
 
     def _exception(self, ref: str, content: dict[str, object], fingerprint: str) -> None:
-        self.pen.write(op="try", ref=ref, digest=digest("RuntimeError", content))
+        self.pen.write(op="try", ref=ref, digest=digest("RuntimeError", content), poison="poison" in content)
         error = RuntimeError(ref)
         self._sent(ref, sendoff.capture_exception(error, fields=content, fingerprint=[fingerprint]))
 

@@ -193,7 +193,11 @@ def judge_sink(
 ) -> None:
     """At the fake destination: at least once, once by id; and what it refused for good is a dead letter."""
     letters = {ref for letter in dead if letter["output"] == "sink" for ref, _ in letter["refs"]}
-    verdict.figures.append(f"{len(letters):,} events became dead letters of the fake destination, by its own fault")
+    poison = {ref for ref in gateway.times if ref in allowed and allowed[ref].poison}
+    always = f"which always refuses {len(poison):,} of them"
+    verdict.figures.append(f"{len(letters):,} events are dead letters of the fake destination, {always}")
+    verdict.among("refused always, and no dead letter", poison - letters)
+    verdict.among("refused always, and taken", poison & sink.times.keys())
     verdict.among("altered in a dead letter", altered_letters(dead, allowed))
     # Both outputs get all events that the agent took: what one has the other must have, or it is a dead letter.
     judge_events(verdict, "the fake destination", sink, {}, allowed, once=False)
