@@ -5,6 +5,7 @@ item's number of events with its contents and its sources, rows with the books, 
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import apsw
 import msgspec
@@ -59,7 +60,12 @@ def books(connection: apsw.Connection, now_ms: int) -> str | None:
 
 def items(connection: apsw.Connection) -> str | None:
     """What is wrong with the rows of items (their blobs are verified when they are leased), or None."""
-    return next(_faults(connection.execute(_ITEMS)), None)
+    return next((words for _, words in faulty(connection)), None)
+
+
+def faulty(connection: apsw.Connection) -> Iterator[tuple[int, str]]:
+    """Items whose rows do not agree with each other, and what is wrong with each."""
+    return _faults(connection.execute(_ITEMS))
 
 
 _ITEMS = """
@@ -71,18 +77,18 @@ FROM item i
 """
 
 
-def _faults(rows: Iterable[tuple[object, ...]]) -> Iterator[str]:
+def _faults(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, str]]:
     for item, name, windows, kind, lines, n, sources, content, other_kind in rows:
         fault = f"the row of {name!r} (item {item}) does not agree with "
         if kind not in KINDS or not isinstance(lines, int) or not isinstance(kind, int) or not isinstance(content, str):
-            yield fault + "itself"
+            yield item, fault + "itself"
         elif not windows_named(kind, str(name)).items() <= msgspec.json.decode(str(windows)).items():
-            yield fault + "its own name"
+            yield item, fault + "its own name"
         elif other_kind:
-            yield fault + "who waits for it"
+            yield item, fault + "who waits for it"
         elif (named := named_by(kind, lines, sources)) is None:
-            yield fault + "its sources"
+            yield item, fault + "its sources"
         else:
             holds = {str(source): int(number) for source, number in msgspec.json.decode(content)}
             if sum(holds.values()) != n or not agree(kind, holds, named):
-                yield fault + "what it holds"
+                yield item, fault + "what it holds"

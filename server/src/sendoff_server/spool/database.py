@@ -166,9 +166,9 @@ def _open_checked(start: _Start) -> Opened:
             with connection:
                 remember(connection, start.losses)
             start.losses.clear()
-    except apsw.Error as error:
+    except (apsw.Error, UnicodeDecodeError) as error:
         let_go(connection)
-        if _of_the_disk(error):
+        if isinstance(error, apsw.Error) and _of_the_disk(error):
             raise
         raise Damaged(str(error)) from error
     except BaseException:

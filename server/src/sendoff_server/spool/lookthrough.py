@@ -13,6 +13,7 @@ import apsw
 from sendoff_server.spool import audit
 from sendoff_server.spool.database import connect_reader
 from sendoff_server.spool.quarantine import suspect
+from sendoff_server.spool.writer import DAMAGE
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class LookThrough(threading.Thread):
     def run(self) -> None:
         try:
             fault = audit.structure(self._connection, whole=True) or audit.items(self._connection)
-        except (apsw.CorruptError, apsw.NotADBError) as error:
+        except DAMAGE as error:
             fault = str(error)
         except apsw.Error as error:
             if not self._stopped:

@@ -11,7 +11,7 @@ import apsw
 from sendoff_server.spool.database import connect_reader
 from sendoff_server.spool.errors import SpoolFailed
 from sendoff_server.spool.quarantine import suspect
-from sendoff_server.spool.writer import plain
+from sendoff_server.spool.writer import DAMAGE, plain
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ class Reading:
         """Run work in the thread. Raises ``SpoolFailed`` when the disk does not give back what is asked."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work, self._connection)
-        except (apsw.CorruptError, apsw.NotADBError) as error:
+        except DAMAGE as error:
             suspect(Path(self._connection.filename).parent, str(error))
             raise SpoolFailed(plain(error)) from error
         except apsw.Error as error:

@@ -21,6 +21,7 @@ from typing import Any
 import apsw
 import msgspec
 
+from sendoff_server.spool import audit
 from sendoff_server.spool.accounts import Tally, read_books, unpack_client
 from sendoff_server.spool.folding import weight
 from sendoff_server.spool.items import EVENTS, KINDS, checksum, unseal
@@ -29,6 +30,7 @@ from sendoff_server.spool.leasing import batch_id, points_of
 from sendoff_server.spool.records import UNASSIGNED, OutputSpec
 from sendoff_server.spool.salvage import Wreck
 from sendoff_server.spool.sense import TOTAL, agree, is_agent_id, is_count, named_by, windows_named
+from sendoff_server.spool.shares import by_line
 from sendoff_server.spool.sql import ask, tell
 from sendoff_server.spool.unknown import Unknown, remember
 
@@ -59,7 +61,8 @@ class Rescued:
 def rescue(kept: Path, target: Path, outputs: Sequence[OutputSpec], now_ms: int, why: str) -> Rescued:
     """Take over what can be read of ``kept/spool.db`` (and its log) into a new file ``target``.
 
-    Raises ``apsw.Error`` and ``OSError`` if that cannot be written; then there is no such file.
+    Raises ``apsw.Error`` and ``OSError`` if that cannot be written, ``ValueError`` if it makes no sense; then there is
+    no such file.
     """
     target.unlink(missing_ok=True)
     try:
@@ -72,9 +75,12 @@ def rescue(kept: Path, target: Path, outputs: Sequence[OutputSpec], now_ms: int,
             new.pragma("journal_mode", "off")
             new.pragma("synchronous", "off")
             new.pragma("temp_store", "memory")
+            new.pragma("foreign_keys", True)
             with new:
                 make(new)
                 rescued = _take_over(wreck, new, outputs, kept, now_ms, why)
+                if fault := audit.books(new, now_ms):
+                    raise ValueError(f"what was rescued does not agree with itself: {fault}")
         finally:
             wreck.close()
             new.close()
@@ -92,6 +98,11 @@ def _take_over(
     rescued = Rescued(missed=wreck.missed)
     epochs = [0]
     last = _items(wreck, new, outputs, rescued, epochs)
+    for item, words in list(audit.faulty(new)):
+        log.error("it is not rescued: %s", words)
+        new.executemany("DELETE FROM item WHERE item = ?", [(item,)])
+        rescued.items, rescued.damaged = rescued.items - 1, rescued.damaged + 1
+        wreck.missed.add("item")
     _dead(wreck, new, rescued)
     _meta(wreck, new, epochs, now_ms)
     _counts(wreck, new)
@@ -217,27 +228,26 @@ def _agrees(header: Mapping[str, Any], values: dict[str, Any]) -> bool:
     return all(isinstance(values[name], int) for name in ("epoch", "window", "made", "n", "decoded"))
 
 
-def _holds(wreck: Wreck, values: Mapping[str, Any], lines: Sequence[bytes]) -> dict[str, int] | None:
+def _holds(wreck: Wreck, values: dict[str, Any], lines: Sequence[bytes]) -> dict[str, int] | None:
     """How many of each source an item holds. Its accounts of that are compared, and where they differ, its lines are
-    asked. None if nobody can say whose they are."""
+    asked, and the row is put right. None if nobody can say whose they are."""
+    kind = values["kind"]
     rows = wreck.rows("SELECT source, n FROM content WHERE item = ?", (values["item"],))
     content = {source: n for source, n in rows if isinstance(source, str) and isinstance(n, int)}
-    named = named_by(values["kind"], values["lines"], values["sources"])
-    if named is not None and sum(content.values()) == values["n"] and agree(values["kind"], content, named):
+    named = named_by(kind, values["lines"], values["sources"])
+    if named is not None and sum(content.values()) == values["n"] and agree(kind, content, named):
         return content
     wreck.missed.add("content")
+    if named is None and kind == EVENTS and len(content) != 1:
+        return None
+    if named is None:
+        whose = [[next(iter(content)), len(lines)]] if kind == EVENTS else {"unknown": values["n"]}
+        values["sources"] = msgspec.json.encode(whose).decode()
     try:
-        if values["kind"] != EVENTS:
+        if kind != EVENTS:
             return {"": sum(map(points_of, lines))}
         holds: Counter[str] = Counter()
-        if named is not None:
-            every = msgspec.json.decode(values["sources"], type=list[tuple[str, int]])
-            sources = [source for source, n in every for _ in range(n)]
-        elif len(content) == 1:
-            sources = list(content) * len(lines)
-        else:
-            return None
-        for source, line in zip(sources, lines, strict=True):
+        for source, line in zip(by_line(values["sources"]), lines, strict=True):
             holds[source] += weight(line)
         return dict(holds)
     except msgspec.MsgspecError:

@@ -31,6 +31,9 @@ GROUP_JOBS = 1_000
 GROUP_BYTES = 16 * 1024 * 1024
 """How much one transaction takes; the rest waits for the next one."""
 
+DAMAGE = (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError)
+"""What is raised where a page, or a text, is not what was written."""
+
 RAN_EVERY_MS = 1_000
 """The running time is kept with a commit when it is this much more than what was kept last."""
 
@@ -192,7 +195,7 @@ class Writer(threading.Thread):
                 self._commit(freeing)
             else:
                 self._refuse(jobs, plain(error))
-        except (apsw.CorruptError, apsw.NotADBError) as error:
+        except DAMAGE as error:
             suspect(Path(self._connection.filename).parent, str(error))
             self._refuse(jobs, plain(error))
         except apsw.Error as error:
@@ -345,7 +348,7 @@ class Writer(threading.Thread):
             self.generation += 1
 
 
-def plain(error: apsw.Error) -> str:
+def plain(error: apsw.Error | UnicodeDecodeError) -> str:
     """What SQLite says, in words that say what to do."""
     match error:
         case apsw.FullError():
@@ -354,6 +357,6 @@ def plain(error: apsw.Error) -> str:
             return "the file or its directory cannot be written: check the mount and the owner of agent.data_dir"
         case apsw.IOError():
             return f"the disk reports an input/output error ({error}): check the disk and the system's log"
-        case apsw.CorruptError() | apsw.NotADBError():
+        case apsw.CorruptError() | apsw.NotADBError() | UnicodeDecodeError():
             return f"the database is damaged ({error}): restart the agent, which rescues what can be read"
     return str(error)
