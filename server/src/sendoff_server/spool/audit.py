@@ -15,7 +15,7 @@ from sendoff_server.spool.items import KINDS
 from sendoff_server.spool.sense import agree, is_agent_id, is_count, named_by, windows_named
 from sendoff_server.spool.sql import ask
 
-SMALL = ("meta", "content", "count", "client", "gauge", "fold", "receipt", "standing")
+SMALL = ("meta", "delivery", "content", "count", "client", "gauge", "fold", "receipt", "standing")
 """Tables without blobs: checked at every start, whatever the size of the spool."""
 
 
@@ -25,13 +25,14 @@ def structure(connection: apsw.Connection, *, whole: bool) -> str | None:
     Raises ``apsw.CorruptError`` where even asking fails.
     """
     if whole:
-        checks = ["PRAGMA quick_check(1)"]
+        # Not the quick one: that does not look whether an index says what its table says.
+        checks = ["PRAGMA integrity_check(1)"]
     else:
-        checks = [f"PRAGMA quick_check({table})" for table in SMALL]
+        checks = [f"PRAGMA integrity_check({table})" for table in SMALL]
         # What is read before a row's blob lies on its leaf, as a rule: this visits the leaves, and no blob.
         connection.execute("SELECT max(length(sources) + length(blob)) FROM item").fetchall()
         connection.execute("SELECT max(length(sources) + length(blob)) FROM dead").fetchall()
-    for check in [*checks, "PRAGMA integrity_check(delivery)"]:
+    for check in checks:
         answer = connection.execute(check).fetchall()[0][0]
         if answer != "ok":
             return str(answer)

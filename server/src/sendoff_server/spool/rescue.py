@@ -220,10 +220,11 @@ def _opened(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
 
 
 def _agrees(header: Mapping[str, Any], values: dict[str, Any]) -> bool:
-    """Whether a row is of the kind that its blob says. What else the blob says of itself is put into the row."""
-    if not header or values["kind"] not in KINDS or header.get("type") != KINDS[values["kind"]]:
+    """Whether a row makes sense once what its blob says of itself is put into it."""
+    kinds = [kind for kind, name in KINDS.items() if name == header.get("type")]
+    if not kinds:
         return False
-    values["id"], values["lines"] = header["batch"], header["count"]
+    values["kind"], values["id"], values["lines"] = kinds[0], header["batch"], header["count"]
     values |= windows_named(values["kind"], values["id"])
     return all(isinstance(values[name], int) for name in ("epoch", "window", "made", "n", "decoded"))
 
