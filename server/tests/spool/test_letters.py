@@ -193,6 +193,21 @@ async def test_lines_of_metrics_go_to_another_output_by_force_only(open_spool: O
     assert (await balanced(spool))["hook"] == (6, 0, 6, 0)
 
 
+async def test_lines_of_metrics_that_are_refused_once_more_still_go_elsewhere_by_force_only(
+    open_spool: OpenSpool,
+) -> None:
+    spool = open_spool("main", "hook")
+    await spool.journal(rotation(spool, 1))
+    (batch,) = await spool.lease("main", LATER)
+    await spool.settle("main", [Delivered(batch, [RefusedLine(1, "invalid", "")])])
+    assert await replay(spool) == ([1], [])
+    (alone,) = await spool.lease("main", LATER)
+    await spool.settle("main", [Dead(alone, 400, "refused", b"")])
+    done, (why,) = await replay(spool, to="hook")
+    assert done == []
+    assert "would count them twice" in why
+
+
 async def test_a_damaged_letter_stays(open_spool: OpenSpool) -> None:
     spool = open_spool("main")
     await spool.put([event(1)], [])

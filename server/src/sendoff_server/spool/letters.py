@@ -174,7 +174,10 @@ def _check(
 
 
 def _alone(letter: Letter) -> bool:
-    return bool(unseal(letter.blob)[0]["batch"] != letter.batch or (not letter.sources and letter.status == 200))
+    """Whether it is a part that was refused while the others of its windows were stored, now or an earlier time."""
+    header = unseal(letter.blob)[0]
+    part = (header.get("covers") or [0])[-1]
+    return bool(header["batch"] != letter.batch or part >= PARTS_FROM or (not letter.sources and letter.status == 200))
 
 
 def _another(header: dict[str, Any], output: str, number: int) -> dict[str, Any]:
