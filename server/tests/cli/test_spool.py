@@ -53,6 +53,7 @@ HOSTILE = [
     ("purge", "--dead", "--older", "soon"),
     ("purge", "--dead", "--older", "-1d"),
     ("purge", "--waiting", "x; DROP TABLE item"),
+    ("purge", "--waiting", "--yes", "dead/1"),
     ("export", "--to", "/nowhere/at/all"),
 ]
 

@@ -9,7 +9,8 @@ import pytest
 from sendoff_server.ledger import EventsBook
 from sendoff_server.spool import Dead, Delivered, EventIn, OutputSpec, RefusedLine, Sealed, Split, Spool
 from sendoff_server.spool.items import unseal
-from sendoff_server.spool.keeping import Replaying
+from sendoff_server.spool.keeping import Listing, Purging, Replaying, listing, purging
+from sendoff_server.spool.offline import Files
 
 from .conftest import NOW, OpenSpool, event
 
@@ -168,3 +169,77 @@ async def test_a_dead_letter_that_stands_for_others_weighs_the_same_when_it_is_s
     await spool.settle("main", [Delivered(again)])
     found = await books(spool)
     assert (found["shop", "main"].delivered, found["shop", "main"].folded) == (1, 99)
+
+
+async def folding(spool: Spool, output: str | None = None) -> list[tuple[str, int, int]]:
+    found = await spool.look(lambda connection: listing(connection, Listing(output), 0))
+    return [(each["output"], each["lines"], each["events"]) for each in found["totals"]["folding"]]
+
+
+async def test_what_is_being_folded_is_listed_so_that_all_that_is_pending_is(open_spool: OpenSpool) -> None:
+    spool = open_spool("main", "hook", OutputSpec("numbers", 10_000, events=False))
+    await spool.put([folded(i) for i in range(5)] + [folded(9, "other")], [])
+    assert await folding(spool) == [("hook", 2, 6), ("main", 2, 6)]
+    assert await folding(spool, "main") == [("main", 2, 6)]
+    assert await folding(spool, "numbers") == []
+    await spool.unfold()
+    assert await folding(spool) == []
+
+
+async def test_folds_are_purged_with_all_that_waits_and_what_still_comes_in_their_minute_is_counted(
+    open_spool: OpenSpool,
+) -> None:
+    spool = open_spool("main", "hook")
+    await spool.put([folded(i) for i in range(5)], [])
+    would = await spool.purge(Purging("waiting"))
+    assert (would["gone"]["folds"], would["gone"]["events"]) == (1, 10)
+    assert (await books(spool))["shop", "main"].pending == 5
+    gone = await spool.purge(Purging("waiting", yes=True))
+    assert gone["gone"] == would["gone"]
+    for output in ("main", "hook"):
+        book = (await books(spool))["shop", output]
+        assert (book.pending, dict(book.lost)) == (0, {"purged": 5})
+    assert await folding(spool) == []
+    assert (await spool.stats())["folding"] == {"lines": 0, "exceptions": 0}
+    await spool.put([folded(i, line=b"") for i in range(5, 8)], [])  # they name a fold that has its line
+    assert await spool.unfold(["k"]) == 1
+    (batch,) = await spool.lease("main", NOW)
+    assert lines(batch) == [{"id": "f0", "repeats": 2}]
+    assert (await books(spool))["shop", "main"].pending == 3
+
+
+async def test_a_fold_that_was_purged_and_got_no_more_leaves_nothing(open_spool: OpenSpool) -> None:
+    spool = open_spool("main")
+    await spool.put([folded(1)], [])
+    await spool.purge(Purging("waiting", yes=True))
+    assert await spool.unfold() == 0
+    assert await spool.lease("main", NOW) == []
+    assert (await books(spool))["shop", "main"].lost == {"purged": 1}
+
+
+async def test_folds_of_several_outputs_are_not_purged_for_one_of_them_nor_by_the_numbers_of_others(
+    open_spool: OpenSpool,
+) -> None:
+    spool = open_spool("main", "hook")
+    await spool.put([folded(1)], [])
+    for wish in (Purging("waiting", "main", yes=True), Purging("waiting", numbers=[1], yes=True)):
+        assert (await spool.purge(wish))["gone"]["folds"] == 0
+    assert (await books(spool))["shop", "main"].pending == 1
+
+
+async def test_folds_of_a_run_that_was_killed_are_listed_and_purged_on_the_files(
+    open_spool: OpenSpool, folder: Path
+) -> None:
+    spool = open_spool("main")
+    await spool.put([folded(1), folded(2)], [])
+    spool.close()
+    files = Files(folder)
+    try:
+        assert files.look(lambda c: listing(c, Listing(), 0))["totals"]["folding"][0]["events"] == 2
+        wish = Purging("waiting", "main", yes=True)
+        assert files.change(lambda transaction: purging(transaction, wish))["gone"]["events"] == 2
+    finally:
+        files.close()
+    spool = open_spool("main")
+    assert (await books(spool))["shop", "main"].lost == {"purged": 2}
+    assert await spool.lease("main", NOW) == []

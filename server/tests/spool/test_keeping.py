@@ -22,12 +22,12 @@ HOUR = 3_600_000
 async def test_what_waits_and_what_is_dead_is_listed_within_the_limit_and_totals_are_of_all(
     open_spool: OpenSpool,
 ) -> None:
-    spool = open_spool("main", "hook")
+    spool = open_spool("main", "hook", running=lambda: 0.0)
     for number in range(30):
         await spool.put([event(number)], [])
     for batch in (await spool.lease("hook", LATER))[:10]:
         await spool.settle("hook", [Dead(batch, 400, "refused", b"no \xff")])
-    found = await spool.look(lambda connection: keeping.listing(connection, Listing(limit=5), NOW + HOUR))
+    found = await spool.look(lambda connection: keeping.listing(connection, Listing(limit=5), HOUR))
     assert [row["item"] for row in found["waiting"]] == [1, 2, 3, 4, 5]
     assert {row["output"] for row in found["waiting"]} == {"main"}
     assert found["waiting"][0]["age_s"] == 3_600
@@ -38,7 +38,7 @@ async def test_what_waits_and_what_is_dead_is_listed_within_the_limit_and_totals
         ("hook", 20, 20),
     }
     assert [(row["output"], row["letters"]) for row in found["totals"]["dead"]] == [("hook", 10)]
-    only = await spool.look(lambda connection: keeping.listing(connection, Listing("hook", True), NOW))
+    only = await spool.look(lambda connection: keeping.listing(connection, Listing("hook", True), 0))
     assert (only["waiting"], len(only["dead"])) == ([], 10)
 
 
@@ -49,16 +49,16 @@ async def test_a_batch_is_shown_by_number_by_id_and_as_a_dead_letter_with_as_man
     await spool.put([event(number) for number in range(5)], [])
     (batch,) = await spool.lease("main", LATER)
     for name in (str(batch.item), batch.id):
-        found = await spool.look(lambda c, name=name: keeping.showing(c, Showing(name, 2), NOW))  # type: ignore[misc]
+        found = await spool.look(lambda c, name=name: keeping.showing(c, Showing(name, 2), 0))  # type: ignore[misc]
         assert found is not None
         assert (found["id"], found["outputs"], found["more_lines"]) == (batch.id, ["hook", "main"], 3)
         assert [line["id"] for line in found["lines_shown"]] == ["e0", "e1"]
     await spool.settle("main", [Dead(batch, 400, "refused", b"no")])
-    found = await spool.look(lambda connection: keeping.showing(connection, Showing("dead/1"), NOW))
+    found = await spool.look(lambda connection: keeping.showing(connection, Showing("dead/1"), 0))
     assert found is not None
     assert (found["output"], found["status"], found["excerpt"], len(found["lines_shown"])) == ("main", 400, "no", 5)
     for name in ("7", "dead/7", "dead/x", "", "9" * 40, "-1", "dead/"):
-        assert await spool.look(lambda c, name=name: keeping.showing(c, Showing(name), NOW)) is None  # type: ignore[misc]
+        assert await spool.look(lambda c, name=name: keeping.showing(c, Showing(name), 0)) is None  # type: ignore[misc]
 
 
 async def test_an_export_gives_every_batch_once_page_by_page_and_names_what_is_damaged(
@@ -85,6 +85,22 @@ async def test_an_export_gives_every_batch_once_page_by_page_and_names_what_is_d
     assert broken == ["3"]
     batches = decode_body(b"".join(lines), "identity")
     assert [json.loads(batch.lines[0])["id"] for batch in batches] == [f"e{n}" for n in range(20) if n != 2]
+
+
+async def test_a_page_of_an_export_names_no_more_damage_than_a_header_holds(
+    open_spool: OpenSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "PAGE_DAMAGED", 2)
+    spool = open_spool("main")
+    for number in range(5):
+        await spool.put([event(number)], [])
+    await spool._writer.submit(lambda transaction: transaction.connection.execute("UPDATE item SET blob = x'00'"))
+    after, pages = 0, list[list[str]]()
+    while not pages or after:
+        wish = Exporting("waiting", None, after)
+        _, after, damaged = await spool.look(lambda connection, wish=wish: keeping.exporting(connection, wish))  # type: ignore[misc]
+        pages.append(damaged)
+    assert [each for each in pages if each] == [["1", "2"], ["3", "4"], ["5"]]
 
 
 async def test_a_purge_only_says_what_would_go_until_it_is_told_to(open_spool: OpenSpool) -> None:
@@ -124,23 +140,53 @@ async def test_a_purge_takes_what_is_named_or_old_enough_in_pieces(
     open_spool: OpenSpool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeping, "PURGE_ROWS", 2)
-    now = NOW
-    spool = open_spool("main", clock=lambda: now)
+    ran_s = 0.0
+    spool = open_spool("main", running=lambda: ran_s)
     for number in range(6):
         await spool.put([event(number)], [])
-        now += HOUR
+        ran_s += 3_600
     named = await spool.purge(Purging("waiting", numbers=[2, 99], yes=True))
     assert (named["gone"]["items"], named["more"]) == (1, False)
-    wish = Purging("waiting", before_ms=NOW + 4 * HOUR, yes=True)
+    wish = Purging("waiting", older_ms=2 * HOUR, yes=True)
     items = 0
     more = True
     while more:
         answer = await spool.purge(wish)
         items += answer["gone"]["items"]
         more = answer["more"]
-        wish = Purging("waiting", None, wish.before_ms, [], True, answer["after"], answer["until"])
+        wish = Purging("waiting", None, wish.older_ms, [], True, answer["after"], answer["until"])
     assert items == 3
     assert [batch.item for batch in await spool.lease("main", LATER)] == [5, 6]
+
+
+async def test_age_is_the_time_that_an_agent_ran_whatever_the_clock_says(open_spool: OpenSpool, folder: Path) -> None:
+    now, ran_s = NOW, 0.0
+    spool = open_spool("main", clock=lambda: now, running=lambda: ran_s)
+    await spool.put([event(1)], [])
+    ran_s += 5
+    await spool.put([event(2)], [])
+    now += 48 * HOUR
+    wish = Purging("waiting", older_ms=HOUR)
+    assert (await spool.purge(wish))["gone"]["items"] == 0
+    ran_s += 3_599
+    assert (await spool.purge(wish))["gone"]["items"] == 1
+    found = await spool.look(lambda connection: keeping.listing(connection, Listing(), spool.ran_ms()))
+    assert [row["age_s"] for row in found["waiting"]] == [3_604, 3_599]
+    spool.close()
+    files = Files(folder)
+    try:
+        assert files.change(lambda transaction: keeping.purging(transaction, wish))["gone"]["items"] == 1
+    finally:
+        files.close()
+
+
+async def test_bytes_of_a_batch_are_thrown_away_when_no_output_waits_for_it_any_more(open_spool: OpenSpool) -> None:
+    spool = open_spool("main", "hook")
+    await spool.put([event(1)], [])
+    size = (await spool.purge(Purging("waiting")))["gone"]["bytes"]
+    assert size > 0
+    assert (await spool.purge(Purging("waiting", "main", yes=True)))["gone"]["bytes"] == 0
+    assert (await spool.purge(Purging("waiting", "hook", yes=True)))["gone"]["bytes"] == size
 
 
 async def test_purged_dead_letters_stay_counted_as_dead(open_spool: OpenSpool) -> None:
@@ -199,7 +245,7 @@ async def test_the_files_are_looked_into_without_an_agent_and_nothing_is_given_u
     epoch = spool.epoch
     spool.close()
     files = Files(folder)
-    found = files.look(lambda connection: keeping.listing(connection, Listing(), NOW))
+    found = files.look(lambda connection: keeping.listing(connection, Listing(), 0))
     assert {row["output"] for row in found["waiting"]} == {"main", "old"}
     assert files.look(checking)["found"] == 0
     with pytest.raises(SpoolFailed):

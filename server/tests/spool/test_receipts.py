@@ -17,6 +17,7 @@ from sendoff_server.spool import (
     Spool,
     SpoolLimits,
 )
+from sendoff_server.spool.keeping import Purging
 
 from .conftest import NOW, OpenSpool, event, within
 
@@ -95,6 +96,21 @@ async def test_what_the_agent_refused_is_known_with_the_reason(open_spool: OpenS
     assert (found["state"], found["reason"], found["outputs"]) == ("refused", "payload_invalid", [])
 
 
+async def test_an_event_that_was_refused_and_is_taken_later_is_no_longer_said_to_be_refused(
+    open_spool: OpenSpool,
+) -> None:
+    spool = open_spool("main")
+    await spool.put([], [], [Refusal("e1", "c" * 32, "payload_invalid")])
+    await spool.put([confirmed(1)], [])
+    found = await spool.receipt("e1")
+    assert found is not None
+    assert (found["state"], found["reason"]) == ("spooled", "")
+    assert await standing(spool, 1) == {"main": ("pending", "")}
+    await spool.put([], [], [Refusal("e1", "c" * 32, "payload_invalid")])
+    again = await spool.receipt("e1")
+    assert again == found
+
+
 async def test_an_event_that_comes_again_keeps_its_first_receipt(open_spool: OpenSpool) -> None:
     spool = open_spool("main")
     await spool.put([confirmed(1)], [])
@@ -114,6 +130,17 @@ async def test_what_waited_without_outputs_stands_with_those_that_come(open_spoo
     (batch,) = await spool.lease("main", LATER)
     await spool.settle("main", [Delivered(batch)])
     assert await standing(spool, 1) == {"main": ("delivered", ""), "numbers": ("not_routed", "")}
+
+
+async def test_what_was_lost_while_there_were_no_outputs_stays_lost_when_they_come(open_spool: OpenSpool) -> None:
+    spool = open_spool()
+    await spool.put([confirmed(1)], [])
+    await spool.purge(Purging("waiting", yes=True))
+    await spool.put([confirmed(2)], [])
+    spool.close()
+    spool = open_spool("main")
+    assert await standing(spool, 1) == {"unassigned": ("lost", "purged")}
+    assert await standing(spool, 2) == {"main": ("pending", "")}
 
 
 async def test_what_waited_for_a_removed_output_is_lost_and_says_why(open_spool: OpenSpool) -> None:

@@ -145,7 +145,7 @@ class Agent:
         self._inputs = open_inputs(settings.inputs, self.intake, self._running, inherited)
         self.rates = Rates(self._running)
         self.status_of = Status(self, spool, self._inputs, self._settings)
-        control = Control(spool, self.committer, self._clock, self.delivery.wake, self._reload)
+        control = Control(spool, self.committer, self.delivery.wake, self._reload)
         self._web = Web(self.status_of, control)
         self.rates.note(self.status_of.totals())
         self.addresses = {each.name: each.address for each in self._inputs}

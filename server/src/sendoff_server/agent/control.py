@@ -23,19 +23,17 @@ Wish = TypeVar("Wish", bound=msgspec.Struct)
 
 
 class Control:
-    """Answers for one agent. `clock` gives Unix ms; `wake` is told when something waits for delivery anew."""
+    """Answers for one agent. `wake` is told when something waits for delivery anew."""
 
     def __init__(
         self,
         spool: Spool,
         committer: Committer,
-        clock: Callable[[], int],
         wake: Callable[[], None],
         reload: Reload | None = None,
     ) -> None:
         self._spool = spool
         self._committer = committer
-        self._clock = clock
         self._wake = wake
         self._renew = reload
 
@@ -74,13 +72,13 @@ class Control:
 
     async def _list(self, request: web.Request) -> web.Response:
         wish = _asked(request, keeping.Listing)
-        now_ms = self._clock()
-        return _answer(await self._spool.look(lambda connection: keeping.listing(connection, wish, now_ms)))
+        ran_ms = self._spool.ran_ms()
+        return _answer(await self._spool.look(lambda connection: keeping.listing(connection, wish, ran_ms)))
 
     async def _show(self, request: web.Request) -> web.Response:
         wish = _asked(request, keeping.Showing)
-        now_ms = self._clock()
-        found = await self._spool.look(lambda connection: keeping.showing(connection, wish, now_ms))
+        ran_ms = self._spool.ran_ms()
+        found = await self._spool.look(lambda connection: keeping.showing(connection, wish, ran_ms))
         return _answer(found) if found is not None else _answer({"detail": keeping.nothing(wish)}, 404)
 
     async def _export(self, request: web.Request) -> web.Response:

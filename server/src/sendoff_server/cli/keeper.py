@@ -106,13 +106,15 @@ class OnFiles:
 
     def listing(self, wish: "keeping.Listing") -> dict[str, Any]:
         from sendoff_server.spool import keeping
+        from sendoff_server.spool.writer import ran_ms
 
-        return self._files.look(lambda connection: keeping.listing(connection, wish, _now_ms()))
+        return self._files.look(lambda connection: keeping.listing(connection, wish, ran_ms(connection)))
 
     def showing(self, wish: "keeping.Showing") -> dict[str, Any]:
         from sendoff_server.spool import keeping
+        from sendoff_server.spool.writer import ran_ms
 
-        found = self._files.look(lambda connection: keeping.showing(connection, wish, _now_ms()))
+        found = self._files.look(lambda connection: keeping.showing(connection, wish, ran_ms(connection)))
         if found is None:
             raise Refused(keeping.nothing(wish), 404, None)
         return found
@@ -200,9 +202,3 @@ def _reach(settings: "Settings") -> Iterator[Keeper]:
 def _set(wish: msgspec.Struct | None) -> dict[str, Any]:
     """What is wished, without what is not."""
     return {} if wish is None else {key: value for key, value in msgspec.to_builtins(wish).items() if value is not None}
-
-
-def _now_ms() -> int:
-    import time
-
-    return time.time_ns() // 1_000_000

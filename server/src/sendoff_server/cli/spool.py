@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -85,10 +84,11 @@ def _listed(found: dict[str, Any], kept: "Keeper", only_dead: bool) -> Iterator[
         "in total",
         ("OUTPUT", "WHAT", "NUMBER", "EVENTS", "POINTS", "BYTES"),
         [(r["output"], "waiting", r["items"], r["events"], r["points"], r["bytes"]) for r in totals["waiting"]]
+        + [(r["output"], "folding", r["lines"], r["events"], 0, 0) for r in totals["folding"]]
         + [(r["output"], "dead letters", r["letters"], r["events"], r["points"], r["bytes"]) for r in totals["dead"]],
         0,
     )
-    if not (totals["waiting"] or totals["dead"]):
+    if not any(totals.values()):
         yield "nothing waits, and there are no dead letters"
 
 
@@ -236,7 +236,11 @@ def replay(
 @click.option("--dead", "what", flag_value="dead", help="Dead letters: they stay counted as dead.")
 @click.argument("items", nargs=-1, metavar="[ITEM]...")
 @output_option
-@click.option("--older", metavar="AGE", help="Only what is older than this, such as 7d or 12h.")
+@click.option(
+    "--older",
+    metavar="AGE",
+    help="Only what waited for longer while an agent ran, such as 7d or 12h; dead letters by the clock.",
+)
 @click.option("--yes", is_flag=True, help="Do it. Without this, only say what would go.")
 @config_option
 @json_option
@@ -258,21 +262,24 @@ def purge(
 
     if what is None:
         raise click.UsageError("say what is to go: --waiting or --dead")
-    before_ms = time.time_ns() // 1_000_000 - _age_ms(older) if older else None
-    gone = {"items": 0, "events": 0, "points": 0, "bytes": 0}
+    older_ms = _age_ms(older) if older else None
+    gone = {"items": 0, "folds": 0, "events": 0, "points": 0, "bytes": 0}
     with keeper(config) as kept:
-        wish = Purging("dead" if what == "dead" else "waiting", output, before_ms, _numbers(items), yes)
+        wish = Purging(
+            "dead" if what == "dead" else "waiting", output, older_ms, _numbers(items, letters=what == "dead"), yes
+        )
         more = True
         while more:
             answer = kept.purging(wish)
             gone = {key: gone[key] + n for key, n in answer["gone"].items()}
             more = answer["more"]
-            wish = Purging(wish.what, output, before_ms, wish.numbers, yes, answer["after"], answer["until"])
+            wish = Purging(wish.what, output, older_ms, wish.numbers, yes, answer["after"], answer["until"])
     if as_json:
         click.echo(json.dumps({"gone": gone, "done": yes}))
         return
     noun = "dead letters" if what == "dead" else "waiting batches"
-    holding = f"{gone['items']:,} {noun} with {gone['events']:,} events and {gone['points']:,} points"
+    folds = f" and {gone['folds']:,} folds" if gone["folds"] else ""
+    holding = f"{gone['items']:,} {noun}{folds} with {gone['events']:,} events and {gone['points']:,} points"
     click.echo(
         f"thrown away: {holding}" if yes else f"would be thrown away: {holding}. Nothing was changed; --yes does it"
     )
@@ -301,10 +308,11 @@ def check(config: Path | None, as_json: bool) -> None:
     sys.exit(1 if found["found"] else 0)
 
 
-def _numbers(given: tuple[str, ...]) -> list[int]:
+def _numbers(given: tuple[str, ...], *, letters: bool = True) -> list[int]:
+    """The numbers named; ``letters``: of dead letters, which may be called dead/N."""
     found = []
     for each in given:
-        text = each.removeprefix("dead/")
+        text = each.removeprefix("dead/") if letters else each
         if not (text.isascii() and text.isdigit() and len(text) < 19):
             raise click.UsageError(f"{each[:100]!r} is no number: `sendoff spool ls` shows them")
         found.append(int(text))

@@ -8,6 +8,7 @@ folded. Refused or lost, all that it stands for is.
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import apsw
@@ -36,6 +37,14 @@ def weight(line: bytes) -> int:
     return 1 + _decoder.decode(line).repeats
 
 
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """How many folds were thrown away, and the exceptions that they counted, for all outputs together."""
+
+    folds: int
+    events: int
+
+
 def keep(connection: apsw.Connection, events: Iterable[EventIn], ran_ms: int) -> None:
     """Count events into their folds. The first of a fold brings the line; the lines of the others do not matter."""
     counts: Counter[str] = Counter()
@@ -45,6 +54,29 @@ def keep(connection: apsw.Connection, events: Iterable[EventIn], ran_ms: int) ->
         first.setdefault(event.fold, event)
     rows = [(key, first[key].source, ran_ms, n, first[key].line) for key, n in counts.items()]
     tell(connection, "fold", rows)
+
+
+def purge(connection: apsw.Connection, tally: Tally, output: str | None, before_ms: int | None, *, do: bool) -> Purged:
+    """What is only counted so far is lost (purged), if it began before a running time; or, without ``do``, would be.
+
+    A fold counts for all outputs alike: of one alone nothing can be thrown away, unless there is no other.
+    """
+    outputs = fold_outputs(connection)
+    if output is not None and outputs != [output]:
+        return Purged(0, 0)
+    rows = ask(connection, "purge_folds", {"before": before_ms})
+    if do:
+        ask(connection, "empty_folds", {"before": before_ms})
+        for source, _, n in rows:
+            for each in outputs:
+                tally.events(source, each, "lost", n, "purged")
+    return Purged(sum(lines for _, lines, _ in rows), len(outputs) * sum(n for _, _, n in rows))
+
+
+def fold_outputs(connection: apsw.Connection) -> list[str]:
+    """The outputs that folds are pending for."""
+    known = ask(connection, "get_meta", {"key": "fold_outputs"})
+    return msgspec.json.decode(known[0][0], type=list[str]) if known else []
 
 
 def unfold(

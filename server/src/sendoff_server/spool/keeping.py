@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import apsw
 import msgspec
 
-from sendoff_server.spool import receipts
+from sendoff_server.spool import folding, receipts
 from sendoff_server.spool.items import EVENTS, KINDS, checksum, take, unseal
 from sendoff_server.spool.letters import CannotReplay, replay
 from sendoff_server.spool.sql import ask
@@ -19,6 +19,8 @@ from sendoff_server.spool.writer import Transaction
 
 PAGE_BYTES = 4 * 1024 * 1024
 """Decoded bytes of one answer that holds lines; its first batch is always in it."""
+PAGE_DAMAGED = 1_000
+"""Damaged batches that one answer names: they travel in a header."""
 PURGE_ROWS = 200
 REPLAY_LETTERS = 20
 """What one transaction of a purge or a replay takes: commits of others must not wait for long."""
@@ -70,8 +72,8 @@ class Purging(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
     what: What
     output: str | None = None
-    before_ms: int | None = None
-    """Unix ms: only what was made (or refused) before."""
+    older_ms: Number | None = None
+    """Only what waited for longer while an agent ran, as in ``spool.events.age``; dead letters by the clock."""
     numbers: Numbers = []
     yes: bool = False
     """Do it; otherwise only say what would go."""
@@ -79,10 +81,11 @@ class Purging(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     until: Number = 0
 
 
-def listing(connection: apsw.Connection, wish: Listing, now_ms: int) -> dict[str, Any]:
+def listing(connection: apsw.Connection, wish: Listing, ran_ms: int) -> dict[str, Any]:
+    """``ran_ms``: for how long agents of this spool have run: what the age of what waits is measured by."""
     values = {"output": wish.output, "most": wish.limit}
     with connection:
-        waiting = [] if wish.dead else [_waiting(row, now_ms) for row in ask(connection, "list_waiting", values)]
+        waiting = [] if wish.dead else [_waiting(row, ran_ms) for row in ask(connection, "list_waiting", values)]
         dead = [_dead(row) for row in ask(connection, "list_dead", values)]
         totals = [
             {"output": output, "items": items, "events": events or 0, "points": points or 0, "bytes": size}
@@ -92,13 +95,18 @@ def listing(connection: apsw.Connection, wish: Listing, now_ms: int) -> dict[str
             {"output": output, "letters": n, "events": events or 0, "points": points or 0, "bytes": size}
             for output, n, events, points, size in ask(connection, "total_dead", values)
         ]
-    return {"waiting": waiting, "dead": dead, "totals": {"waiting": totals, "dead": letters}}
+        folding = [
+            {"output": output, "lines": lines, "events": events}
+            for output, lines, events in ask(connection, "total_folding", values)
+        ]
+    return {"waiting": waiting, "dead": dead, "totals": {"waiting": totals, "folding": folding, "dead": letters}}
 
 
-def _waiting(row: tuple[Any, ...], now_ms: int) -> dict[str, Any]:
+def _waiting(row: tuple[Any, ...], ran_ms: int) -> dict[str, Any]:
     names = ("item", "id", "kind", "output", "lines", "n", "bytes", "made")
-    found = dict(zip(names, row, strict=True))
-    return {**found, "kind": KINDS[found["kind"]], "age_s": max(0, now_ms - found["made"]) // 1000}
+    *kept, born = row
+    found = dict(zip(names, kept, strict=True))
+    return {**found, "kind": KINDS[found["kind"]], "age_s": max(0, ran_ms - born) // 1000}
 
 
 def _dead(row: tuple[Any, ...]) -> dict[str, Any]:
@@ -107,7 +115,7 @@ def _dead(row: tuple[Any, ...]) -> dict[str, Any]:
     return {**found, "kind": KINDS[found["kind"]], "excerpt": found["excerpt"].decode("utf-8", "replace")}
 
 
-def showing(connection: apsw.Connection, wish: Showing, now_ms: int) -> dict[str, Any] | None:
+def showing(connection: apsw.Connection, wish: Showing, ran_ms: int) -> dict[str, Any] | None:
     """None when there is nothing of that name."""
     with connection:
         if wish.name.startswith("dead/"):
@@ -116,7 +124,7 @@ def showing(connection: apsw.Connection, wish: Showing, now_ms: int) -> dict[str
             blobs = ask(connection, "dead_blob", {"dead": number})
         else:
             found = ask(connection, "find_item", {"name": wish.name, "item": _number(wish.name)})
-            rows = [_waiting(row, now_ms) for (item,) in found for row in ask(connection, "list_item", {"item": item})]
+            rows = [_waiting(row, ran_ms) for (item,) in found for row in ask(connection, "list_item", {"item": item})]
             blobs = ask(connection, "blob", {"item": rows[0]["item"]}) if rows else []
     if not rows:
         return None
@@ -160,7 +168,7 @@ def exporting(connection: apsw.Connection, wish: Exporting) -> tuple[bytes, int,
     damaged: list[str] = []
     after = wish.after
     query = "next_dead_letter" if wish.what == "dead" else "next_waiting"
-    while len(page) < PAGE_BYTES:
+    while len(page) < PAGE_BYTES and len(damaged) < PAGE_DAMAGED:
         rows = ask(connection, query, {"output": wish.output, "after": after})
         if not rows:
             return bytes(page), after if page or damaged else 0, damaged
@@ -205,36 +213,36 @@ def replaying(transaction: Transaction, wish: Replaying, outputs: Collection[str
 
 def purging(transaction: Transaction, wish: Purging) -> dict[str, Any]:
     """What went, or would go; ``more``: ask again with this ``after`` and ``until``."""
-    connection = transaction.connection
-    until = wish.until or int(ask(connection, "last_dead" if wish.what == "dead" else "last_item")[0][0])
+    connection, dead = transaction.connection, wish.what == "dead"
+    until = wish.until or int(ask(connection, "last_dead" if dead else "last_item")[0][0])
+    clock = transaction.now_ms if dead else transaction.ran_ms
+    before = None if wish.older_ms is None else clock - wish.older_ms
     values = {
         "output": wish.output,
-        "before": wish.before_ms,
+        "before": before,
         "numbers": msgspec.json.encode(wish.numbers).decode() if wish.numbers else None,
         "after": wish.after,
         "until": until,
         "most": PURGE_ROWS,
     }
-    gone = {"items": 0, "events": 0, "points": 0, "bytes": 0}
+    gone = {"items": 0, "folds": 0, "events": 0, "points": 0, "bytes": 0}
+    if not dead and not wish.numbers and not wish.after:
+        folded = folding.purge(connection, transaction.tally, wish.output, before, do=wish.yes)
+        gone["folds"], gone["events"] = folded.folds, folded.events
     rows = ask(connection, f"purge_{wish.what}", values)
     for number, kind, n, size in rows:
-        for output in _outputs(connection, wish, number):
+        waiting = [row[0] for row in ask(connection, "outputs_of_item", {"item": number})] if not dead else [""]
+        chosen = [output for output in waiting if dead or wish.output in (None, output)]
+        for output in chosen:
             gone["items"] += 1
             gone["events" if kind == EVENTS else "points"] += n
-            if wish.yes and wish.what == "waiting":
+            if wish.yes and not dead:
                 _lose(transaction, output, number, kind)
-        gone["bytes"] += size
-        if wish.yes and wish.what == "dead":
+        gone["bytes"] += size if chosen == waiting else 0  # else another output still waits for it
+        if wish.yes and dead:
             ask(connection, "delete_dead", {"dead": number})
     last = rows[-1][0] if rows else wish.after
     return {"gone": gone, "done": wish.yes, "after": last, "until": until, "more": len(rows) == PURGE_ROWS}
-
-
-def _outputs(connection: apsw.Connection, wish: Purging, number: int) -> list[str]:
-    if wish.what == "dead":
-        return [""]
-    found = [output for (output,) in ask(connection, "outputs_of_item", {"item": number})]
-    return [output for output in found if wish.output in (None, output)]
 
 
 def _lose(transaction: Transaction, output: str, item: int, kind: int) -> None:

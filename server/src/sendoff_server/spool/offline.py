@@ -17,10 +17,9 @@ from sendoff_server.spool.errors import SpoolFailed
 from sendoff_server.spool.layout import VERSION
 from sendoff_server.spool.lock import Lock
 from sendoff_server.spool.records import SpoolLimits
-from sendoff_server.spool.sql import ask
 from sendoff_server.spool.usage import watch
 from sendoff_server.spool.wal import commits
-from sendoff_server.spool.writer import Transaction, plain
+from sendoff_server.spool.writer import Transaction, plain, ran_ms
 
 T = TypeVar("T")
 START = "start the agent, which rescues what can be read"
@@ -57,10 +56,9 @@ class Files:
         connection.pragma("query_only", False)
         try:
             with connection:
-                kept = ask(connection, "get_meta", {"key": "ran_ms"})
-                ran_ms = int(kept[0][0]) if kept else 0
                 now_ms = time.time_ns() // 1_000_000
-                transaction = Transaction(connection, SpoolLimits(), False, frozenset(), ran_ms, now_ms, Tally())
+                ran = ran_ms(connection)
+                transaction = Transaction(connection, SpoolLimits(), False, frozenset(), ran, now_ms, Tally())
                 answer = work(transaction)
                 transaction.tally.write(connection)
             return answer

@@ -37,8 +37,9 @@ INSERT INTO fold (key, source, began, n, line) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET n = n + excluded.n;
 
 -- name: folds
--- What stands for the exceptions of a storm: of some keys, or all.
-SELECT source, n, began, line FROM fold WHERE :keys IS NULL OR key IN (SELECT value FROM json_each(:keys)) ORDER BY source, began, key;
+-- What stands for the exceptions of a storm: of some keys, or all. Those that were purged count none.
+SELECT source, n, began, line FROM fold
+WHERE n > 0 AND (:keys IS NULL OR key IN (SELECT value FROM json_each(:keys))) ORDER BY source, began, key;
 
 -- name: drop_folds
 -- Folds that went into a batch: of some keys, or all.
@@ -46,7 +47,7 @@ DELETE FROM fold WHERE :keys IS NULL OR key IN (SELECT value FROM json_each(:key
 
 -- name: folding
 -- How many folds there are, and how many exceptions they count.
-SELECT count(*), coalesce(sum(n), 0) FROM fold;
+SELECT count(*), coalesce(sum(n), 0) FROM fold WHERE n > 0;
 
 -- name: add_item
 -- Keep one item.
@@ -222,9 +223,11 @@ SELECT count(*) FROM json_each(:items) AS chosen JOIN delivery d ON d.item = cho
 WHERE d.output IN (SELECT value FROM json_each(:outputs));
 
 -- name: add_receipt
--- Keep a receipt for one event, unless there is one; a row if it is new.
+-- Keep a receipt for one event, unless there is one, but for one that was refused first and is taken now; a row if kept.
 INSERT INTO receipt (event, client, at, born, refused) VALUES (:event, :client, :at, :born, :refused)
-ON CONFLICT (event) DO NOTHING RETURNING event;
+ON CONFLICT (event) DO UPDATE
+SET client = excluded.client, at = excluded.at, born = excluded.born, refused = ''
+WHERE receipt.refused <> '' AND excluded.refused = '' RETURNING event;
 
 -- name: add_standing
 -- Where an event with a receipt stands with one output.
@@ -249,8 +252,8 @@ SELECT event, :heir, iif(:wanted, item, NULL), iif(:wanted, 'pending', 'not_rout
 WHERE output = :output AND item IS NOT NULL;
 
 -- name: drop_standing
--- Nothing stands for an output any more.
-DELETE FROM standing WHERE output = :output;
+-- Nothing waits for an output any more, as receipts say; what was lost for it before stays so.
+DELETE FROM standing WHERE output = :output AND item IS NOT NULL;
 
 -- name: lose_standing
 -- What waited for one output is lost.

@@ -240,6 +240,10 @@ class Spool:
         """Read by a connection of its own, for as long as it takes. Raises ``SpoolFailed``."""
         return await asyncio.to_thread(look_once, self._path / "spool.db", work)
 
+    def ran_ms(self) -> int:
+        """ms that agents of this spool have run in all: what the age of what waits is measured by."""
+        return self._writer.ran_ms()
+
     async def replay(self, wish: keeping.Replaying) -> dict[str, Any]:
         """Let dead letters wait for their outputs again: see ``keeping``. Raises ``SpoolFailed``."""
         return await self._writer.submit(lambda transaction: keeping.replaying(transaction, wish, self._outputs))
@@ -360,7 +364,7 @@ def _begin_run(connection: apsw.Connection, now_ms: int, host: str, outputs: Seq
         tally = accounts.Tally()
         name = f"ev-{values['agent_id']}-{values['epoch']}-0"
         header = batch_header(name, "events", 0, now_ms, str(values["agent_id"]), host)
-        folding.unfold(connection, tally, None, header, json.loads(known.get("fold_outputs", "[]")))
+        folding.unfold(connection, tally, None, header, folding.fold_outputs(connection))
         tally.write(connection)
         values["fold_outputs"] = json.dumps(wanting_events(outputs))
         for key, value in values.items():

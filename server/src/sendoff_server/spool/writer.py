@@ -116,8 +116,7 @@ class Writer(threading.Thread):
         watch(connection)
         self.used = used(connection)
         """What each class takes as of the last commit."""
-        kept = ask(connection, "get_meta", {"key": "ran_ms"})
-        self._ran_before = (int(kept[0][0]) if kept else 0) - round(running() * 1000)
+        self._ran_before = ran_ms(connection) - round(running() * 1000)
         self._ran_kept = 0
         self._jobs: deque[Job[Any]] = deque()
         self._ready = threading.Condition()
@@ -346,6 +345,12 @@ class Writer(threading.Thread):
                 future.set_result(answer)
         if any(isinstance(answer, SpoolError) for _, answer in found):
             self.generation += 1
+
+
+def ran_ms(connection: apsw.Connection) -> int:
+    """ms that agents of a spool have run in all, as far as that is kept in it."""
+    kept = ask(connection, "get_meta", {"key": "ran_ms"})
+    return int(kept[0][0]) if kept else 0
 
 
 def plain(error: apsw.Error | UnicodeDecodeError) -> str:
