@@ -578,7 +578,7 @@ async def test_a_spool_that_fails_to_settle_is_told_again_before_anything_is_sen
 
 
 async def test_an_unexpected_exception_is_counted_and_the_worker_goes_on(
-    worker: MakeWorker, spool: Spool, monkeypatch: pytest.MonkeyPatch
+    worker: MakeWorker, spool: Spool, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sendoff_server.delivery.worker.PAUSE_S", 0.01)
     one = worker()
@@ -591,12 +591,41 @@ async def test_an_unexpected_exception_is_counted_and_the_worker_goes_on(
             raise LookupError("a defect")
         return await real(batches)  # type: ignore[arg-type]
 
+    def time_goes_on_until_it_is_sent() -> bool:
+        clock.seconds += 0.01
+        return one.counters.batches == 1
+
     monkeypatch.setattr(one.output, "send", fail_twice)
     await put(spool, "a")
     task = asyncio.create_task(one.run())
-    await until(lambda: one.counters.batches == 1)
+    await until(time_goes_on_until_it_is_sent)
     task.cancel()
     assert one.counters.crashes == 2
+
+
+async def test_after_a_defect_it_pauses_whatever_is_put_meanwhile(
+    worker: MakeWorker, spool: Spool, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a defect would be met again with every commit, as fast as the machine can."""
+    one, other = worker(), worker("http")
+
+    async def fail(batches: object) -> object:
+        raise LookupError("a defect")
+
+    monkeypatch.setattr(one.output, "send", fail)
+    await put(spool, "a", "b")
+    task = asyncio.create_task(one.run())
+    try:
+        await until(lambda: one.counters.crashes)
+        one.wake()
+        await settled(other, clock)
+        one.wake()
+        await settled(other, clock)
+        assert one.counters.crashes == 1
+        assert one.next_try_s > 0
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def counter(spool: Spool, window: int) -> bytes:
@@ -605,7 +634,7 @@ def counter(spool: Spool, window: int) -> bytes:
     return json.dumps({**line, "ord": [spool.epoch, window], "sum": 1, "n": 1}).encode()
 
 
-async def until(done: object, seconds: float = 10) -> None:
+async def until(done: object, seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
         while not done():  # type: ignore[operator]
             await asyncio.sleep(0.005)

@@ -169,7 +169,8 @@ class Worker:
             self.counters.crashes += 1
             self._note(f"a defect of Sendoff's: {error!r}")
             log.exception("the worker of output %s failed and goes on in %g s", self.output.name, PAUSE_S)
-        return PAUSE_S
+        self._not_before = max(self._not_before, self._clock.running_s() + PAUSE_S)
+        return self.next_try_s
 
     async def _sleep(self, wait: float) -> None:
         if self._not_before > self._clock.running_s():
