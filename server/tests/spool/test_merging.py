@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sendoff_server.aggregate import Limits, Rotation, make_core
-from sendoff_server.spool import Delivered, OutputSpec, Spool, SpoolLimits
+from sendoff_server.spool import ClassLimit, Delivered, OutputSpec, Spool, SpoolLimits
 from sendoff_server.spool.merging import SPANS, TIERS, tier
 from sendoff_server.wire.batch import decode_body
 
@@ -155,6 +155,41 @@ async def test_no_row_is_merged_around_windows_that_are_sealed_already(open_spoo
     assert rows(spool) == [(1, 40, 10_000), (41, 50, 10_000), (61, 100, 10_000)]
     assert sealed.n == 30
     await drain(spool, "main", NOW + DAY)
+
+
+async def test_what_is_merged_keeps_its_place_in_the_line_however_often(open_spool: OpenSpool) -> None:
+    running = Clock()
+    spool = open_spool("main", running=running)
+    start = NOW // 7_200_000 * 7_200_000 - NOW
+    for window in range(1, 4_300):
+        running.now += 1
+        await spool.journal(rotation(spool, window, made_ms=NOW + start + window * 1000))
+        if window % 60 == 0:
+            await merge_all(spool)
+    assert {length for _, _, length in rows(spool)} == {60_000, 10_000, 1_000}
+    query = "SELECT i.window FROM delivery NATURAL JOIN item i ORDER BY place"
+    windows = [window for (window,) in spool._connection.execute(query)]
+    assert windows == sorted(windows)
+
+
+async def test_what_gives_way_for_room_does_not_undo_every_merge(open_spool: OpenSpool) -> None:
+    """The oldest are merged first, and the oldest give way: a second of each would be enough to merge nothing ever."""
+    running = Clock()
+    limits = SpoolLimits(metrics=ClassLimit(200_000, 1e9, "drop_oldest"))
+    spool = open_spool("main", running=running, limits=limits)
+    await journal(spool, running, 1, 600)
+    running.now += 600
+    loop = asyncio.get_running_loop()
+    window = 601
+
+    def merge(snapshots: Any, length_ms: int) -> list[bytes]:
+        nonlocal window
+        asyncio.run_coroutine_threadsafe(journal(spool, running, window, window), loop).result(20)
+        window += 1
+        return MERGE(snapshots, length_ms)
+
+    assert await spool.merge_backlog(merge) == 1
+    assert (await spool.books()).balance() == []
 
 
 async def test_a_lease_that_takes_a_row_while_it_is_merged_wins(open_spool: OpenSpool) -> None:

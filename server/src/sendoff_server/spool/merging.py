@@ -177,10 +177,8 @@ def commit(transaction: Transaction, coarse: Coarse) -> bool:
     connection, outputs, rows = transaction.connection, coarse.group.outputs, coarse.rows
     if not all_wait(connection, outputs, [row.item for row in rows]):
         return False
-    place = max(row.item for row in rows)
-    for row in rows:
-        for output in outputs:
-            place = max(place, take(connection, output, row.item) or 0)
+    # Not its own number: what was merged before has one that is newer than what it holds.
+    place = max(take(connection, output, row.item) or 0 for row in rows for output in outputs)
     add_item(
         connection,
         JOURNAL,
@@ -229,24 +227,32 @@ class Merging:
                 break
             if group.rows[0].item in self._refused:
                 continue
+            # The oldest are merged first, and give way first: a full class would never get a merge done.
+            self._writer.merging = frozenset(row.item for row in group.rows)
             try:
-                coarse = await self._reading.run(partial(coarsen, group=group, merge=merge, base=base))
+                done += await self._merge(group, merge, base)
             except SpoolError:
                 raise
             except Exception:
                 log.exception("%d rows of metrics cannot be merged and wait as they are", len(group.rows))
                 self._refused.add(group.rows[0].item)
-                continue
-            if coarse.damaged:
-                await self._lose(coarse.damaged)
-            if coarse.rows:
-                async with AsyncExitStack() as held:
-                    # In one order, so that two never wait for each other.
-                    for output in group.outputs:
-                        if output in self._leases:
-                            await held.enter_async_context(self._leases[output])
-                    done += await self._writer.submit(partial(commit, coarse=coarse))
+            finally:
+                self._writer.merging = frozenset()
         return done
+
+    async def _merge(self, group: Group, merge: Merge, base: dict[str, Any]) -> bool:
+        """Whether the group is one row now."""
+        coarse = await self._reading.run(partial(coarsen, group=group, merge=merge, base=base))
+        if coarse.damaged:
+            await self._lose(coarse.damaged)
+        if not coarse.rows:
+            return False
+        async with AsyncExitStack() as held:
+            # In one order, so that two never wait for each other.
+            for output in group.outputs:
+                if output in self._leases:
+                    await held.enter_async_context(self._leases[output])
+            return await self._writer.submit(partial(commit, coarse=coarse))
 
     def close(self) -> None:
         self._reading.close()

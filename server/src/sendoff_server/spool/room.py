@@ -18,8 +18,9 @@ log = logging.getLogger(__name__)
 
 DEAD_SHARE = 0.25
 """How much of its class's limit dead letters may take."""
-LEASED_GRACE_MS = 600_000
-"""What an output was given to send may be older than its class's age by this: its answer may be under way."""
+BUSY_GRACE_MS = 600_000
+"""What an output was given to send may be older than its class's age by this, as its answer may be under way; and what
+is being merged."""
 EXPIRE_ROWS = 500
 """How many rows one transaction gives up for their age."""
 _WORDS = {
@@ -51,9 +52,9 @@ def _drop_oldest(transaction: Transaction, name: Class) -> bool:
     found = [
         (born, item)
         for kind in range(first, last + 1)
-        for item, born in ask(transaction.connection, "oldest", {"kind": kind, "most": 1 + len(transaction.leased)})
+        for item, born in ask(transaction.connection, "oldest", {"kind": kind, "most": 1 + len(transaction.busy)})
     ]
-    chosen = min(found, key=lambda one: (one[1] in transaction.leased, one), default=None)
+    chosen = min(found, key=lambda one: (one[1] in transaction.busy, one), default=None)
     if chosen is None:
         return False
     give_up(transaction, [chosen[1]], "spool_full")
@@ -68,7 +69,7 @@ def expire(transaction: Transaction) -> int:
         first, last = _KINDS[name]
         for kind in range(first, last + 1):
             rows = ask(transaction.connection, "older", {"kind": kind, "before": before, "most": EXPIRE_ROWS})
-            old = [item for item, born in rows if item not in transaction.leased or born < before - LEASED_GRACE_MS]
+            old = [item for item, born in rows if item not in transaction.busy or born < before - BUSY_GRACE_MS]
             give_up(transaction, old, "expired")
             gone += len(old)
     return gone

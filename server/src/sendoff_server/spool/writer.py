@@ -58,8 +58,8 @@ class Transaction:
     limits: SpoolLimits
     brimming: bool
     """Whether the file takes more than all classes together may, and what else there is: clients, books, receipts."""
-    leased: frozenset[int]
-    """Items that outputs were given to send: given up after the others only, as their answers may be under way."""
+    busy: frozenset[int]
+    """Items that outputs were given to send, or that are being merged: given up after the others only."""
     ran_ms: int
     """ms that agents of this spool have run in all: age is measured by it, so a jump of the clock expires nothing."""
     now_ms: int
@@ -125,6 +125,8 @@ class Writer(threading.Thread):
         self._owed = Tally()
         self.leased: frozenset[int] = frozenset()
         """Items that outputs have been given to send."""
+        self.merging: frozenset[int] = frozenset()
+        """Items that are being merged."""
         self.generation = 0
         """Rises when callers have been told of a failure; a put carries the one it was made in."""
         self.commits = 0
@@ -218,7 +220,8 @@ class Writer(threading.Thread):
         try:
             connection.execute("BEGIN IMMEDIATE")
             brimming = self.used_bytes() >= self._limits.bytes + OTHER_BYTES + self._limits.receipts * RECEIPT_BYTES
-            transaction = Transaction(connection, self._limits, brimming, self.leased, self.ran_ms(), self._clock())
+            busy = self.leased | self.merging
+            transaction = Transaction(connection, self._limits, brimming, busy, self.ran_ms(), self._clock())
             transaction.tally.add(owed)
             puts = self._admit(transaction, jobs, answers)
             if puts:
