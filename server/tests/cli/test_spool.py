@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import apsw
 import pytest
 
 from server.tests.cli.support import COMMAND, Sendoff, read_until, wait_until
@@ -239,6 +240,19 @@ def test_receipts_are_there_after_the_agent_was_killed(sendoff: Sendoff) -> None
     assert (nothing.returncode, "nothing is known of" in nothing.stdout) == (4, True)
 
 
+def test_a_receipt_that_names_no_output_is_no_proof_of_delivery(sendoff: Sendoff, tmp_path: Path) -> None:
+    agent = begin_agent(sendoff)
+    (event,) = send(sendoff, "order")
+    agent.terminate()
+    assert agent.wait(30) == 0
+    (file,) = tmp_path.rglob("spool.db")
+    connection = apsw.Connection(str(file))
+    connection.execute("DELETE FROM standing")
+    connection.close()
+    found = sendoff("receipt", event)
+    assert (found.returncode, "what became of it then is not known" in found.stdout) == (4, True)
+
+
 async def test_none_of_it_is_to_be_had_on_an_address(sendoff: Sendoff) -> None:
     await asyncio.to_thread(begin_agent, sendoff)
     _, out, _ = await run(sendoff, "status", "--json")
@@ -247,7 +261,7 @@ async def test_none_of_it_is_to_be_had_on_an_address(sendoff: Sendoff) -> None:
         for method, path in [
             ("GET", "/spool"), ("GET", "/spool/show?name=1"), ("GET", "/spool/export?what=waiting"),
             ("GET", "/spool/check"), ("GET", "/spool/place"), ("GET", "/receipts/x"),
-            ("POST", "/spool/replay"), ("POST", "/spool/purge"),
+            ("POST", "/spool/replay"), ("POST", "/spool/purge"), ("POST", "/reload"),
         ]:  # fmt: skip
             async with http.request(method, f"http://{web}{path}") as found:
                 assert found.status == 404, path

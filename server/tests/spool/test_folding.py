@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from sendoff_server.ledger import EventsBook
@@ -169,6 +170,25 @@ async def test_a_dead_letter_that_stands_for_others_weighs_the_same_when_it_is_s
     await spool.settle("main", [Delivered(again)])
     found = await books(spool)
     assert (found["shop", "main"].delivered, found["shop", "main"].folded) == (1, 99)
+
+
+@pytest.mark.parametrize("bits", [b'{"id":"f\xff","repeats":0}', b'{"id":"f9","repeats":0}', b"[1]", b""])
+async def test_a_line_that_is_not_what_was_stored_never_stands_for_all_and_the_agent_starts(
+    bits: bytes, open_spool: OpenSpool, folder: Path
+) -> None:
+    spool = open_spool("main")
+    await spool.put([folded(1), folded(2), folded(3, "other")], [])
+    spool.close()
+    connection = apsw.Connection(str(folder / "spool.db"))
+    good = b'{"id":"f1","repeats":0}'
+    connection.execute(
+        "UPDATE fold SET line = CAST(? || substr(line, ?) AS BLOB) WHERE key = 'k'", (bits, len(good) + 1)
+    )
+    connection.close()
+    spool = open_spool("main")
+    book = (await books(spool))["shop", "main"]
+    assert (book.pending, dict(book.lost)) == (1, {"damaged": 2})
+    assert [lines(batch) for batch in await spool.lease("main", NOW)] == [[{"id": "f3", "repeats": 0}]]
 
 
 async def folding(spool: Spool, output: str | None = None) -> list[tuple[str, int, int]]:

@@ -58,7 +58,9 @@ def _code(found: dict[str, Any] | None) -> int:
     states = [found["state"], *(each["state"] for each in found["outputs"])]
     if any(state in UNDER_WAY for state in states):
         return NOT_YET
-    return REFUSED_OR_LOST if {"refused", "lost"} & set(states) else 0
+    if {"refused", "lost"} & set(states):
+        return REFUSED_OR_LOST
+    return 0 if "delivered" in states else NOTHING_KNOWN
 
 
 def _words(event: str, found: dict[str, Any] | None) -> Iterator[str]:
@@ -75,6 +77,8 @@ def _words(event: str, found: dict[str, Any] | None) -> Iterator[str]:
     yield f"spooled at {when(found['at'])}"
     for each in found["outputs"]:
         yield f"{each['output']}: {_standing(each)}"
+    if not found["outputs"]:
+        yield "what became of it then is not known: that part of the spool was damaged"
 
 
 def _standing(each: dict[str, Any]) -> str:

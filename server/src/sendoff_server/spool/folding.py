@@ -15,7 +15,7 @@ import apsw
 import msgspec
 
 from sendoff_server.spool.accounts import Tally
-from sendoff_server.spool.items import EVENTS, add_item, runs
+from sendoff_server.spool.items import EVENTS, add_item, checksum, runs
 from sendoff_server.spool.records import EventIn
 from sendoff_server.spool.sql import ask, tell
 
@@ -52,7 +52,7 @@ def keep(connection: apsw.Connection, events: Iterable[EventIn], ran_ms: int) ->
     for event in events:
         counts[event.fold] += 1
         first.setdefault(event.fold, event)
-    rows = [(key, first[key].source, ran_ms, n, first[key].line) for key, n in counts.items()]
+    rows = [(key, first[key].source, ran_ms, n, _sealed(first[key].line)) for key, n in counts.items()]
     tell(connection, "fold", rows)
 
 
@@ -112,6 +112,18 @@ def unfold(
     return moved
 
 
+def _sealed(line: bytes) -> bytes:
+    return line + b"\n" + checksum(line)
+
+
+def _unsealed(kept: bytes) -> bytes:
+    """The line that was kept. Raises ``ValueError`` if it is not: another event would stand for all."""
+    line, _, seal = kept.partition(b"\n")
+    if seal != checksum(line):
+        raise ValueError("it is not what was stored")
+    return line
+
+
 Row = tuple[str, int, int, bytes]
 """Source, how many, when the first came (ms of running time), and the line that stands for them."""
 
@@ -122,8 +134,8 @@ def _pieces(rows: Iterable[tuple[Any, ...]], tally: Tally, outputs: Sequence[str
     size = 0
     for source, n, began, line in rows:
         try:
-            whole = msgspec.json.encode({**msgspec.json.decode(line), "repeats": n - 1})
-        except (msgspec.DecodeError, TypeError) as error:
+            whole = msgspec.json.encode({**msgspec.json.decode(_unsealed(line)), "repeats": n - 1})
+        except (ValueError, TypeError) as error:
             log.error("%d exceptions of %s are lost: the line that stands for them is damaged: %s", n, source, error)
             for output in outputs:
                 tally.events(source, output, "lost", n, "damaged")

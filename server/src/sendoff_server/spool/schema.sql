@@ -96,7 +96,7 @@ CREATE TABLE fold (
     source TEXT NOT NULL,
     began INTEGER NOT NULL,  -- ms of the agent's running time
     n INTEGER NOT NULL,      -- how many, the one that stands for all included: pending for every output that wants events
-    line BLOB NOT NULL       -- the one that will stand for all
+    line BLOB NOT NULL       -- the one that will stand for all, LF, its checksum
 ) WITHOUT ROWID;
 
 -- Events whose senders asked for a receipt.
