@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 import sendoff_server
 from demo.parts import BIN, Part, Stage, get_json, wait_until
 from tests.process.load import assert_all_arrived, load_on, log_of
@@ -119,6 +121,20 @@ def test_signals_while_the_process_is_replaced_are_heard_by_the_next_run(stage: 
     assert agent.process.wait(30) == 0
     assert "SIGTERM: stopping" in log_of(agent.log)
     assert not (stage.folder / "agent.sock").exists(), "it ended in order"
+
+
+def test_no_thread_that_outlives_the_loop_can_take_a_signal_from_the_next_run(stage: Stage, agent: Part) -> None:
+    pytest.importorskip("uvloop")
+    assert agent.process is not None
+    held = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+    workers = 0
+    for task in Path(f"/proc/{agent.process.pid}/task").iterdir():
+        status = dict(line.split(":", 1) for line in (task / "status").read_text().splitlines() if ":" in line)
+        if status["Name"].strip() == "libuv-worker":
+            workers += 1
+            blocked = int(status["SigBlk"], 16)
+            assert all(blocked & 1 << number - 1 for number in held)
+    assert workers
 
 
 GARBAGE = """

@@ -17,7 +17,9 @@ import errno
 import logging
 import os
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
@@ -62,7 +64,7 @@ def serve(
         if renewal is None or life.handover is None:
             return code
         if life.asked:  # to stop, while it was too late: the next run hears it first
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
         failure = renewal.replace(life.handover)
 
 
@@ -102,6 +104,8 @@ class _Life:
 
     async def run(self, logs: Logs) -> int:
         self._logs = logs
+        hold_signals()
+        await start_workers(asyncio.get_running_loop())
         with self._signals(asyncio.get_running_loop()):
             code = await self._until_over()
             if self._renewal is not None and await self._renewal.close():
@@ -212,6 +216,15 @@ class _Life:
         # Threads that hang cannot be waited for, so nothing is cleaned up but the log. What is on disk is whole.
         self._logs.finish(1)
         os._exit(FORCED + number)
+
+
+async def start_workers(loop: asyncio.AbstractEventLoop) -> None:
+    """Have the threads of libuv started while signals are held back here, so that they are there too.
+
+    They outlive the loop, and one of them would take the signals that wait for the next run.
+    """
+    with contextlib.suppress(OSError):  # in such a thread it is found to be no number, and nobody is asked
+        await loop.getaddrinfo("localhost", None, flags=socket.AI_NUMERICHOST)
 
 
 def _gravity(code: int) -> int:
