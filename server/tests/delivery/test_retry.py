@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sendoff_server.delivery.retry import (
+    ASIDE_TO_PARK,
     CEILING_S,
     PROBE_CEILING_S,
     RETRY_AFTER_CEILING_S,
@@ -45,8 +46,9 @@ CASES = [
     ("one line refused, nothing accepted", {"status": 400, "lines": 1}, "aside"),
     ("one line too large, nothing accepted", {"status": 413, "lines": 1}, "aside"),
     ("one line refused, something accepted", {"status": 400, "lines": 1, "proven": True}, "dead"),
-    ("another one aside", {"status": 400, "aside": 1}, "park"),
-    ("another one aside, but proven", {"status": 400, "aside": 1, "proven": True}, "split"),
+    ("another one aside", {"status": 400, "aside": 1}, "split"),
+    ("many aside", {"status": 400, "aside": ASIDE_TO_PARK - 1}, "park"),
+    ("many aside, but proven", {"status": 400, "aside": ASIDE_TO_PARK, "proven": True}, "split"),
     ("a probe refused", {"status": 400, "parked": True}, "park"),
 ]
 

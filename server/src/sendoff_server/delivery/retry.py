@@ -5,7 +5,7 @@ Three kinds of trouble, by what is at fault (wire format, section 6):
   on evidence: a batch is *proven* to be at fault once the destination has taken something else since it refused this.
   While nothing proves it the fault may be the destination's. So one batch is searched for a line that is accepted, a
   few requests deep, as every batch of a backlog may hold a bad line; lines refused on the way are set aside, never
-  buried, and when two are the output is parked and the others stay whole.
+  buried, and when several are the output is parked and the others stay whole.
 - *the set-up* (401, 403, other 3xx and 4xx): the output is parked with an alarm, and one batch at a time probes it.
 - *the moment* (408, 425, 429, 5xx, no answer, an answer that makes no sense): wait, with exponential backoff and full
   jitter up to a ceiling; what the destination asks for (Retry-After) holds for all of it. A batch that fails like this
@@ -25,7 +25,7 @@ PROBE_BASE_S = 10.0
 PROBE_CEILING_S = 300.0
 RETRY_AFTER_CEILING_S = 3_600.0
 """No destination can silence an output for longer than this without being asked again."""
-ASIDE_TO_PARK = 2
+ASIDE_TO_PARK = 8
 """This many batches refused alone, with nothing accepted in between, say that the destination is at fault."""
 PATIENCE = 3
 """So often one batch is tried in a row before others have their turn."""
