@@ -40,6 +40,9 @@ class ModelDestination:
     async def close(self) -> None:
         return
 
+    def weigh(self, batch: Sealed) -> int:
+        return len(batch.blob)
+
     async def send(self, batches: Sequence[Sealed]) -> Outcome:
         names = {batch.id for batch in batches}
         assert not names & self._under_way, "a batch is under way twice"

@@ -673,6 +673,16 @@ async def test_bodies_are_compressed_as_configured(
     assert sorted(destination.stored_lines) == [event(1, "a").line, event(2, "b").line]
 
 
+async def test_no_body_is_larger_than_a_gateway_takes_though_it_is_not_compressed(
+    worker: MakeWorker, spool: Spool, destination: Destination, clock: ManualClock
+) -> None:
+    """The destination complains of larger ones: 12 MiB wait here, a few KiB compressed."""
+    await put(spool, *["a" * 200_000] * 60)
+    await settled(worker(compression="identity"), clock)
+    assert await numbers(spool) == (60, 0, 0)
+    assert len(destination.requests) == 2
+
+
 def test_a_worker_shows_its_state(worker: MakeWorker) -> None:
     assert repr(worker()) == "<Worker main flowing attempt 0 window 128>"
     assert isinstance(worker(), Worker)

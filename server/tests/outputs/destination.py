@@ -83,6 +83,8 @@ class Destination:
         if request.content_type != "application/x-ndjson":
             self.complaints.append(f"content type {request.content_type}")
         raw = await request.read()
+        if len(raw) > 8 * 1024 * 1024:
+            self.complaints.append(f"a body of {len(raw)} bytes")
         try:
             return decode_body(raw, request.headers.get("Content-Encoding", ""))
         except BodyError as error:

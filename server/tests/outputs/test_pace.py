@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -19,10 +19,10 @@ Stream = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def serving(talk: Stream) -> AsyncIterator[str]:
+async def serving(talk: Stream, buffer: int = 65_536) -> AsyncIterator[str]:
     """An address at which every connection is handled by ``talk``, with a small receive buffer."""
     listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     listening.bind(("127.0.0.1", 0))
     talks: set[asyncio.Task[None]] = set()
 
@@ -100,6 +100,21 @@ async def test_one_that_reads_slowly_gets_all_of_it_however_long_that_takes() ->
         found = await post(url, LARGE, 1)
     assert isinstance(found, Answer), found
     assert time.monotonic() - began > 2, "or this shows nothing"
+
+
+async def test_one_that_reads_a_few_bytes_at_a_time_is_given_up() -> None:
+    """It would hold a lane for a week."""
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        while True:
+            with suppress(BlockingIOError):
+                os.read(writer.get_extra_info("socket").fileno(), 2_048)
+            await asyncio.sleep(0.05)
+
+    async with serving(drip, buffer=16_384) as url:
+        said = words(await post(url, LARGE, 1))
+    assert "of 8,388,608 bytes of the request, and then less than 64 KiB in 1 s" in said
 
 
 async def test_one_that_reads_everything_and_never_answers_is_given_up() -> None:

@@ -56,7 +56,7 @@ class Output(Protocol):
     def interval_ms(self) -> int: ...
     @property
     def max_batches(self) -> int:
-        """How many batches one request takes, at least 1. A request never holds more, nor more than 8 MiB of blobs."""
+        """How many batches one request takes, at least 1. A request never holds more, nor more than 8 MiB."""
         ...
 
     @property
@@ -66,6 +66,10 @@ class Output(Protocol):
         Each lane goes on by itself, so the order in which batches arrive is no promise. With two or more, one
         that hangs (on a batch that the destination fails on) does not hold up the others.
         """
+        ...
+
+    def weigh(self, batch: Sealed) -> int:
+        """Bytes that a batch takes in a request, at most."""
         ...
 
     async def send(self, batches: Sequence[Sealed]) -> Outcome: ...

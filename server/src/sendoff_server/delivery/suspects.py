@@ -9,7 +9,7 @@ Two kinds, since they rest on different evidence:
 Only what was begun after a batch had failed says anything about it: requests are numbered in the order they begin.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from sendoff_server.spool import Sealed
@@ -188,7 +188,9 @@ class Suspects:
         if not self._aside and not self._failing and not busy:
             self._alone.clear()
 
-    def group(self, leased: Sequence[Sealed], size: int, most_bytes: int) -> list[list[Sealed]]:
+    def group(
+        self, leased: Sequence[Sealed], size: int, most_bytes: int, weigh: Callable[[Sealed], int]
+    ) -> list[list[Sealed]]:
         """Requests, in order: one that must go alone goes alone, the others up to ``size`` and ``most_bytes``.
 
         Of those to blame only the first is taken.
@@ -201,10 +203,10 @@ class Suspects:
                     continue
                 blamed = True
             alone = batch.id in self._alone or batch.id in self._failing
-            room -= len(batch.blob)
+            room -= weigh(batch)
             if alone or not open_ended or len(requests[-1]) == size or room < 0:
                 requests.append([])
-                room = most_bytes - len(batch.blob)
+                room = most_bytes - weigh(batch)
             requests[-1].append(batch)
             open_ended = not alone
         return requests

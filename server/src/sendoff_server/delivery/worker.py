@@ -261,7 +261,7 @@ class Worker:
         made += [batch.made_ms for batch in leased]
         made += [] if self._suspects.oldest_ms is None else [self._suspects.oldest_ms]
         self.oldest_ms = min(made, default=None)
-        return self._suspects.group(leased, size, MAX_BYTES)
+        return self._suspects.group(leased, size, MAX_BYTES, self.output.weigh)
 
     def _busy(self) -> set[int]:
         """Items that are under way, or whose answer is not in the spool yet."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from sendoff_server.delivery.outcome import Outcome, Result, Trouble
-from sendoff_server.outputs.http import EXCERPT_BYTES, Answer, Client, body
+from sendoff_server.outputs.http import EXCERPT_BYTES, Answer, Client, body, weigh
 from sendoff_server.outputs.words import plain_url
 from sendoff_server.settings import OutputSettings
 from sendoff_server.spool import RefusedLine, Sealed
@@ -58,6 +58,9 @@ class GatewayOutput:
 
     def __repr__(self) -> str:
         return f"<GatewayOutput {self.name} {self.url}>"
+
+    def weigh(self, batch: Sealed) -> int:
+        return weigh(batch, self._compression)
 
     async def send(self, batches: Sequence[Sealed]) -> Outcome:
         """Send up to 64 batches."""

@@ -110,6 +110,11 @@ async def body(batches: Sequence[Sealed], compression: Compression) -> bytes:
     return await asyncio.to_thread(lambda: b"".join(transcode(batch.blob, compression) for batch in batches))
 
 
+def weigh(batch: Sealed, compression: Compression) -> int:
+    """Bytes that a batch takes in a body, at most."""
+    return len(batch.blob) if compression == "zstd" else batch.decoded
+
+
 class HttpOutput:
     """Any service that takes Sendoff's lines: one batch a request, every 2xx is delivered, bodies are ignored."""
 
@@ -126,6 +131,9 @@ class HttpOutput:
 
     def __repr__(self) -> str:
         return f"<HttpOutput {self.name} {self.url}>"
+
+    def weigh(self, batch: Sealed) -> int:
+        return weigh(batch, self._compression)
 
     async def send(self, batches: Sequence[Sealed]) -> Outcome:
         """Send one batch."""

@@ -3,6 +3,7 @@
 A total would be wrong at both ends: a large body over a slow line never arrives, and an answer that drips a byte a
 second is waited for in full. So a body may take as long as it makes progress, measured by what the other machine has
 acknowledged (the kernel knows), and an answer has one limit from the moment that the body is out, or that it began.
+Progress is 64 KiB within a time-out, or the rest of the body: who takes a few bytes at a time is given up.
 """
 
 import asyncio
@@ -17,6 +18,8 @@ from aiohttp.abc import AbstractStreamWriter
 
 CONNECT_S = 10.0
 PIECE = 65_536
+PROGRESS_BYTES = 65_536
+"""As much of a body has to be taken within a time-out, until all of it is."""
 LOOKS = 20
 """So many times within a time-out it is looked at, so it is exact to a twentieth."""
 
@@ -43,8 +46,8 @@ class Body(aiohttp.payload.Payload):
         self.transport = getattr(writer, "transport", None)
         view = memoryview(self._value)[:content_length]
         for at in range(0, len(view), PIECE):
+            self.written = min(at + PIECE, len(view))  # the transport has it, and says how much of it is left
             await writer.write(view[at : at + PIECE])
-            self.written = min(at + PIECE, len(view))
 
     @property
     def left(self) -> int:
@@ -76,11 +79,19 @@ class Pace:
     answered: bool = False
     """Whether an answer has begun."""
     least_left: int = 0
+    """Bytes of the body that the other machine has not got."""
+    creeping: bool = False
+    """Whether some of the body was taken lately, but too little."""
+    _mark: int = 0
+    """What was left when it last made progress …"""
     _since: float = 0.0
+    """… and when that was, or when the stage began."""
+    _moved: float = 0.0
+    """When any byte was taken last."""
     _timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
     def start(self) -> None:
-        self.least_left = len_of(self.body)
+        self.least_left = self._mark = len_of(self.body)
         self._look()
 
     def stop(self) -> None:
@@ -105,11 +116,15 @@ class Pace:
         left = self.body.left
         if self.stage == "connecting":
             self.stage, self._since = "sending", loop.time()
-        if self.stage == "sending" and left < self.least_left:
-            self.least_left, self._since = left, loop.time()
+        if self.stage == "sending":
+            if left < self.least_left:
+                self.least_left, self._moved = left, loop.time()
+            if self._mark - left >= PROGRESS_BYTES:
+                self._mark, self._since = left, loop.time()
         if left == 0:
             self._answering()
         if loop.time() - self._since >= self.timeout_s:
+            self.creeping = loop.time() - self._moved < self.timeout_s / 2
             self.stop()
             self.limit.reschedule(loop.time())
 

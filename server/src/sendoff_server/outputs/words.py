@@ -28,7 +28,8 @@ def explain_late(pace: Pace, url: str) -> str:
     if pace.stage == "sending":
         size = len_of(pace.body)
         got = max(0, size - pace.least_left)
-        return f"{where} took {got:,} of {size:,} bytes of the request, and then nothing more for {limit}"
+        then = f"less than 64 KiB in {limit}" if pace.creeping else f"nothing more for {limit}"
+        return f"{where} took {got:,} of {size:,} bytes of the request, and then {then}"
     if pace.answered:
         return f"{where} began to answer but did not come to an end within {limit}"
     return f"{where} took the request but did not answer within {limit}"

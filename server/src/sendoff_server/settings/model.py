@@ -313,8 +313,8 @@ class OutputSettings(_Section):
     )
     timeout: Annotated[Duration, _within(1, 300, units.say_duration)] = Field(
         default=30.0,
-        description="How long a request may make no progress, and how long its answer may take once it is out; "
-        "then the same is sent again under the same id",
+        description="How long a request may make no progress (64 KiB), and how long its answer may take once it is "
+        "out; then the same is sent again under the same id",
     )
 
     @model_validator(mode="after")
