@@ -20,6 +20,8 @@ from tests.oracle.world import Fatal, World, wait_dead
 
 FRESH_S = 30.0
 """After the faults, a new event is in the gateway within this."""
+LOOK_MS = 1_500
+"""Between the two looks that find nothing on its way: longer than the agent's tick."""
 DRAIN_S = 150.0
 """Everything is delivered within this: two of the longest waits between retries, and some."""
 
@@ -39,8 +41,9 @@ def finish(world: World) -> None:
     """Deliver everything, and write down what is to be judged."""
     evidence: dict[str, Any] = {"fresh_s": fresh(world)}
     end_producers(world, [slot for slot in world.producers if slot != "fresh"])
-    wait_until("everything delivered", lambda: delivered(world), seconds=DRAIN_S)
-    evidence["status"] = world.status()
+    calm = Calm(world)
+    wait_until("everything delivered", calm.reached, seconds=DRAIN_S)
+    evidence["status"] = calm.status
     wait_until("the gateway has the agent's last books", lambda: reported(world, evidence["status"]), seconds=30)
     evidence["ledger"] = world.api("ledger")
     evidence["counts"] = world.api("counts")
@@ -82,9 +85,24 @@ def arrived(folder: Path, service: str) -> int:
         store.close()
 
 
-def delivered(world: World) -> bool:
-    books: Any = world.status()["books"]
-    return not any(row["pending"] for row in books["events"] + books["points_out"]) and not books["in_windows"]
+class Calm:
+    """Whether everything is delivered, and still was at a later look, with nothing new in between.
+
+    One look is not enough: an agent that was busy may not have read yet what the producers wrote last.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.status: dict[str, Any] = {}
+
+    def reached(self) -> bool:
+        before, self.status = self.status, self.world.status()
+        books: Any = self.status["books"]
+        waits = any(row["pending"] for row in books["events"] + books["points_out"]) or books["in_windows"]
+        calm = not waits and before and before["books"] == books and self.status["now"] - before["now"] > LOOK_MS
+        if not calm and before and before["books"] == books:
+            self.status = before  # the two looks are to lie apart
+        return bool(calm)
 
 
 def reported(world: World, status: Any) -> bool:

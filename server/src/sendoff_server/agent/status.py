@@ -98,6 +98,7 @@ class Status:
     async def read(self) -> dict[str, Any]:
         """The whole object. Raises SpoolFailed when the disk does not give the books back."""
         agent = self._agent
+        in_windows = agent.windows.open  # before the books: what is journaled in between is in them
         books, spool = await agent.books(), await self._spool.stats()
         core = agent.core.stats()
         imbalances = books.balance()
@@ -132,7 +133,7 @@ class Status:
                 "points_out": [asdict(book) for book in books.points_out],
                 "lines": [asdict(book) for book in books.lines],
                 "folded_clients": [asdict(memo) for memo in books.folded_clients],
-                "in_windows": agent.windows.open,
+                "in_windows": in_windows,
             },
             "outputs": agent.delivery.status(),
             "spool": {**spool, "blocked": agent.committer.blocked, "queued": agent.committer.waiting},
