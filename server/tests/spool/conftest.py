@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from sendoff_server.aggregate import Limits, Rotation, make_core
@@ -58,3 +59,15 @@ def rotation(spool: Spool, window: int, points: int = 3, source: str = "shop", m
         f'"ord":[{ord[0]},{ord[1]}],"sum":{points},"n":{points}}}'
     )
     return Rotation(ord, made, [line.encode()], {source: points}, {}, {source: points}, {}, [])
+
+
+def ask_beside(folder: Path, statement: str) -> list[tuple[Any, ...]]:
+    """Run a statement by a connection of its own: that of an open spool belongs to its thread."""
+    connection = apsw.Connection(str(folder / "spool.db"))
+    connection.set_busy_timeout(5_000)
+    # Closing must not fold the log in: what is looked at is to stay as it is.
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    try:
+        return connection.execute(statement).fetchall()
+    finally:
+        connection.close()

@@ -12,7 +12,7 @@ from sendoff_server.aggregate import Limits, make_core
 from sendoff_server.spool import ClientState, Dead, Delivered, EventIn, OutputSpec, RefusedLine, Spool, SpoolLimits
 from sendoff_server.wire.batch import decode_body
 
-from .conftest import NOW, event, rotation
+from .conftest import NOW, ask_beside, event, rotation
 
 OUTPUTS = [OutputSpec("main", 10_000), OutputSpec("copy", 10_000)]
 FILES = ("spool.db", "spool.db-wal")
@@ -64,13 +64,13 @@ async def make_sample(folder: Path) -> Sample:
             for output in OUTPUTS:
                 await _settle_some(spool, output.name, number)
         if number == 16:
-            spool._connection.wal_checkpoint()
+            ask_beside(folder, "PRAGMA wal_checkpoint(PASSIVE)")
     sample.files = {name: (folder / name).read_bytes() for name in FILES}
     for output in OUTPUTS:
         books = await spool.books()
         sample.points[output.name] = next(b.pending for b in books.points_out if b.output == output.name)
-        rows = spool._connection.execute(
-            "SELECT i.id, i.blob, d.output FROM item i JOIN delivery d ON d.item = i.item WHERE i.kind = 0"
+        rows = ask_beside(
+            folder, "SELECT i.id, i.blob, d.output FROM item i JOIN delivery d ON d.item = i.item WHERE i.kind = 0"
         )
         for name, blob, taker in rows:
             sample.batches[name] = decode_body(blob, "zstd")[0].lines

@@ -18,7 +18,7 @@ from sendoff_server.aggregate import Limits, make_core
 from sendoff_server.spool import Delivered, EventIn, OutputSpec, Spool, SpoolFailed, SpoolLimits
 from sendoff_server.spool.wal import commits
 
-from .conftest import NOW, OpenSpool, event, rotation
+from .conftest import NOW, OpenSpool, ask_beside, event, rotation
 
 LATER = NOW + 3_600_000
 HERE = Path(__file__).parent
@@ -149,7 +149,7 @@ async def test_damage_inside_the_write_ahead_log_is_said_aloud(
 async def a_killed_spool(folder: Path, open_spool: OpenSpool) -> bytes:
     """Twenty commits, as a kill leaves them: the log's content. Its page in the database is the first."""
     spool = open_spool("main")
-    spool._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    ask_beside(folder, "PRAGMA wal_checkpoint(TRUNCATE)")
     for number in range(20):
         await spool.put([event(number)], [])
     files = {name: (folder / name).read_bytes() for name in ("spool.db", "spool.db-wal")}
@@ -190,7 +190,7 @@ async def test_what_an_earlier_use_left_in_the_log_is_no_loss(folder: Path, open
     spool = open_spool("main")
     for number in range(20):
         await spool.put([event(number)], [])
-    spool._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+    ask_beside(folder, "PRAGMA wal_checkpoint(RESTART)")
     await spool.put([event(99)], [])
     files = {name: (folder / name).read_bytes() for name in ("spool.db", "spool.db-wal")}
     spool.close()
