@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -50,6 +52,22 @@ def test_an_event_without_confirm_says_nothing_of_it(peer: Peer, address: str) -
     assert isinstance(sendoff.event("paid", confirm=False), str)
     until(lambda: peer.durable, "the event")
     assert "confirm" not in peer.durable[0].header
+
+
+def test_a_copy_of_a_receipt_is_the_receipt_and_one_that_was_pickled_says_what_was_known_then(
+    peer: Peer, address: str
+) -> None:
+    peer.acknowledging = False
+    sendoff.init(address)
+    receipt = sendoff.event("paid", confirm=True)
+    kept = copy.deepcopy({"receipt": receipt, "again": copy.copy(receipt)})
+    until(lambda: peer.durable, "the event")
+    before = pickle.loads(pickle.dumps(receipt))
+    assert (before.id, *fate(before)) == (receipt.id, "unknown", "forked")
+    peer.acknowledge(peer.connections[0], peer.durable[0].client)
+    assert kept["receipt"].wait(GENEROUS)
+    assert kept["again"].wait(GENEROUS)
+    assert fate(pickle.loads(pickle.dumps(receipt))) == ("spooled", "")
 
 
 def test_a_receipt_names_why_the_agent_refused(peer: Peer, address: str) -> None:

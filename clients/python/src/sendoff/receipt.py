@@ -39,7 +39,7 @@ class Receipt:
     @property
     def state(self) -> str:
         """`pending`; `spooled` (on the agent's disk); `refused` by the agent; `dropped` by the client; `unknown`: the
-        process was forked, or the client closed, before the agent had answered.
+        receipt is another process's, or the client closed, before the agent had answered.
         """
         return self._now()[0]
 
@@ -86,6 +86,16 @@ class Receipt:
     def __await__(self) -> Generator[object, None, bool]:
         return self.spooled().__await__()
 
+    def __copy__(self) -> Receipt:
+        return self  # only the one that its frame knows is ever settled
+
+    def __deepcopy__(self, memo: object) -> Receipt:
+        return self
+
+    def __reduce__(self) -> tuple[object, tuple[str | None, str, str]]:
+        state, reason = self._now()
+        return _elsewhere, (self.id, *((UNKNOWN, "forked") if state == PENDING else (state, reason)))
+
     def _now(self) -> tuple[str, str]:
         fate, outbox = self._fate, self._outbox
         if fate[0] == PENDING and outbox is not None and outbox.pid != os.getpid():
@@ -127,6 +137,14 @@ def dropped(reason: str) -> Receipt:
     """The receipt of an event that was dropped at once."""
     receipt = Receipt()
     receipt.settle(DROPPED, reason)
+    return receipt
+
+
+def _elsewhere(event_id: str | None, state: str, reason: str) -> Receipt:
+    """What is left of a receipt that was pickled: the client that would settle it is not there."""
+    receipt = Receipt()
+    receipt.id = event_id
+    receipt.settle(state, reason)
     return receipt
 
 
