@@ -277,6 +277,26 @@ async def test_on_the_files_letters_are_replayed_and_batches_purged_with_balance
     assert [(book.dead, book.pending, dict(book.lost)) for book in books.events] == [(0, 1, {"purged": 1})]
 
 
+async def test_a_text_that_is_none_is_said_to_be_damage_through_the_agent_and_on_the_files(
+    open_spool: OpenSpool, folder: Path
+) -> None:
+    spool = open_spool("main")
+    await spool.put([event(1)], [])
+    await spool._writer.submit(
+        lambda transaction: transaction.connection.execute("UPDATE item SET id = CAST(x'ff' AS TEXT)").fetchall()
+    )
+    with pytest.raises(SpoolFailed, match="damaged"):
+        await spool.look(lambda connection: keeping.listing(connection, Listing(), 0))
+    spool.close()
+    files = Files(folder)
+    try:
+        for work in (lambda connection: keeping.listing(connection, Listing(), 0), checking):
+            with pytest.raises(SpoolFailed, match="damaged"):
+                files.look(work)
+    finally:
+        files.close()
+
+
 async def test_the_files_of_a_running_agent_are_refused_and_an_agent_waits_for_who_looks(
     open_spool: OpenSpool, folder: Path
 ) -> None:

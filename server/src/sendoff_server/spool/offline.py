@@ -47,7 +47,7 @@ class Files:
         self._connection.pragma("query_only", True)
         try:
             return work(self._connection)
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:  # a text that is none
             raise SpoolFailed(plain(error)) from error
 
     def change(self, work: Callable[[Transaction], T]) -> T:
@@ -62,7 +62,7 @@ class Files:
                 answer = work(transaction)
                 transaction.tally.write(connection)
             return answer
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:  # a text that is none
             raise SpoolFailed(plain(error)) from error
 
     def close(self) -> None:

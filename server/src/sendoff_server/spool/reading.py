@@ -46,5 +46,8 @@ def look_once(path: Path, work: Callable[[apsw.Connection], T]) -> T:
             return work(connection)
         finally:
             connection.close()
+    except DAMAGE as error:
+        suspect(path.parent, str(error))
+        raise SpoolFailed(plain(error)) from error
     except apsw.Error as error:
         raise SpoolFailed(plain(error)) from error
