@@ -127,9 +127,10 @@ class World:
         """A new producer process in this slot; its name is used by no other."""
         self.started += 1
         name = f"{slot}-{self.started}"
-        env = {"SENDOFF_SOCKET": f"{self.folder}/agent.sock"}
-        if kind.endswith("network"):
-            env["SENDOFF_ADDRESS"] = f"udp://127.0.0.1:{self.stage.statsd_port}"
+        # By its address: a path in SENDOFF_SOCKET is only the first place to look, and while the agent is down another
+        # agent of this machine would be found.
+        network = f"udp://127.0.0.1:{self.stage.statsd_port}"
+        env = {"SENDOFF_ADDRESS": network if kind.endswith("network") else f"unix://{self.folder}/agent.sock"}
         command = [sys.executable, "-m", "tests.oracle.producer", name, str(self.books / f"{name}.jsonl")]
         part = self._part(name, [*command, kind, str(rate), str(self.seed)], env)
         part.log = self.folder / "logs" / "producers.log"
