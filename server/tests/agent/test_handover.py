@@ -201,6 +201,68 @@ async def test_an_address_that_cannot_be_had_is_said_and_the_old_one_stays(
     assert f"it goes on at {old}" in caplog.text
 
 
+@pytest.mark.parametrize("other", ["a file", "a file/agent.sock"])
+async def test_a_path_that_cannot_be_had_is_left_alone_and_the_old_one_stays(tmp_path: Path, other: str) -> None:
+    """No right of what lies there is changed."""
+    file = tmp_path / "a file"
+    file.write_text("somebody's")
+    file.chmod(0o600)
+    async with running(tmp_path) as agent:
+        old = address(agent, "unix")
+        handover = await let_go(agent)
+    elsewhere = settings(tmp_path, unix={"path": str(tmp_path / other), "mode": "0666"})
+    async with gone_on(tmp_path, handover, elsewhere) as again:
+        assert again.addresses["unix"] == old
+        connect(again, "unix").close()
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("somebody's", 0o600)
+
+
+async def test_a_refused_reload_right_after_a_changed_address_lets_every_input_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as agent:
+        handover = await let_go(agent)
+    moved = settings(tmp_path, udp={"listen": "127.0.0.2:0"})
+    async with gone_on(tmp_path, handover, moved) as again:
+
+        async def fail(rotation: object) -> None:
+            raise SpoolFailed("the disk is full")
+
+        udp, tcp = connect(again, "udp", socket.SOCK_DGRAM), connect(again, "tcp")
+        udp.send(b"kept:1|c")
+        await until("read", lambda: again.intake.lines["udp"] == 1)
+        with monkeypatch.context() as ill:
+            ill.setattr(again._spool, "journal", fail)
+            with pytest.raises(Refused, match="does not take"):
+                await again.settle()
+        udp.send(b"kept:1|c")
+        tcp.send(b"kept:1|c\n")
+        await until("read", lambda: (again.intake.lines["udp"], again.intake.lines["tcp"]) == (2, 1))
+        udp.close()
+        tcp.close()
+
+
+async def test_points_that_the_kernel_dropped_just_before_a_reload_are_still_known_as_dropped_there(
+    tmp_path: Path,
+) -> None:
+    small = settings(tmp_path, udp={"listen": "127.0.0.1:0", "receive_buffer": 4096})
+    async with running(tmp_path, small) as agent:
+        udp = connect(agent, "udp", socket.SOCK_DGRAM)
+        udp.send(frame(A, "metrics", "lost:1|c", n=0, service="shop"))
+        await until("read", lambda: agent.intake.frames["udp"] == 1)
+        await agent.settle()
+        for n in range(1, 301):
+            udp.send(frame(A, "metrics", "lost:1|c", n=n, service="shop"))
+        handover = await agent.let_go()
+    async with gone_on(tmp_path, handover, small) as again:
+        await until("read", lambda: again.intake.frames["udp"] > 0)
+        udp.send(frame(A, "metrics", "lost:1|c", n=301, service="shop"))
+        udp.close()
+        await until("charged", lambda: next(iter(again.clients)).state.gap > 0)
+        await again.tick()
+        assert again.clients.in_kernel["udp"] == next(iter(again.clients)).state.gap
+
+
 async def test_a_disk_that_takes_nothing_refuses_the_reload_and_everything_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

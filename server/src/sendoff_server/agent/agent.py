@@ -83,7 +83,7 @@ class Agent:
         self._inputs: list[StreamInput | DatagramInput] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticking = asyncio.Lock()
-        self._kernel_dropped_at: dict[str, float] = {}
+        self._kernel_dropped_at: dict[str, float] = dict(before.kernel_dropped_at) if before else {}
         self._web: Web | None = None
         self._recognised: dict[str, int] = {}
         self._spool: Spool | None = None
@@ -213,8 +213,8 @@ class Agent:
             for each in self._inputs[:]:
                 if isinstance(each, StreamInput):
                     each.sweep()
-                elif each.poll_kernel():
-                    self._kernel_dropped_at[each.name] = self._running()
+                else:
+                    self._poll_kernel(each)
                 if each.over:
                     self._inputs.remove(each)
             self.clients.tick(self._running(), self._kernel_dropped_at)
@@ -225,6 +225,10 @@ class Agent:
             await self._store_clients(STATES_A_TICK, fold=fold)
             if fold:
                 await self._remember()
+
+    def _poll_kernel(self, each: DatagramInput) -> None:
+        if each.poll_kernel():
+            self._kernel_dropped_at[each.name] = self._running()
 
     async def _remember(self) -> None:
         """Keep what destinations say of repeats: who sends dead letters again is told when that is over."""
@@ -321,6 +325,9 @@ class Agent:
         await self._end_tasks()
         await self.delivery.stop(HAND_OVER_S)
         web = await self._web.give_up()
+        for each in self._inputs:
+            if isinstance(each, DatagramInput):
+                self._poll_kernel(each)
         sockets, connections = give_up(self._inputs)
         lock = await asyncio.to_thread(self._spool.close, keep_lock=True)
         self.phase = "stopped"
@@ -333,6 +340,7 @@ class Agent:
                 connections=connections,
                 clients=clients,
                 in_kernel=dict(self.clients.in_kernel),
+                kernel_dropped_at=self._kernel_dropped_at,
             )
         )
 
@@ -373,7 +381,7 @@ class Agent:
         for each in self._inputs:
             if isinstance(each, DatagramInput):
                 each.drain(self._for_a_while())
-                each.poll_kernel()
+                self._poll_kernel(each)
                 each.close()
             else:
                 each.stop_accepting()

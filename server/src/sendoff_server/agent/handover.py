@@ -32,6 +32,8 @@ class State(msgspec.Struct):
     connections: list[KeptConnection] = []
     clients: list[KeptClient] = []
     in_kernel: dict[str, int] = {}
+    kernel_dropped_at: dict[str, float] = {}
+    """When the kernel last dropped datagrams, by input, monotonic seconds: what is missing is charged later."""
 
     def inherited(self) -> Inherited:
         return Inherited(self.sockets, self.connections, going_on=True)

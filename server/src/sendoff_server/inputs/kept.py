@@ -38,8 +38,8 @@ class KeptSession(msgspec.Struct):
 class KeptConnection(msgspec.Struct):
     """An accepted connection, stopped between two reads.
 
-    `plain`, `passing_over`, `rest`: its decoder. `ended`: its peer has finished writing and waits for a last word;
-    `orderly`: how. `out`: bytes of a reply that its peer has not taken yet.
+    `plain`, `passing_over`, `rest`: its decoder. `ended`: its peer has finished writing and waits for a last word.
+    `out`: bytes of a reply that its peer has not taken yet.
     """
 
     input: str

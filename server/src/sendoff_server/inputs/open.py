@@ -56,7 +56,7 @@ def open_inputs(
         for wanted in _all_wanted(settings, inherited):
             if (found := find(wanted.name, wanted.setting, wanted.open, inherited)) is not None:
                 sock, kept = found
-                if kept.ours or sock.family != socket.AF_UNIX:  # the rights of systemd's are its unit's to say
+                if _is_to_be_tended(sock, kept):
                     wanted.tend(sock)
                 made.append(_input(sock, kept, intake, clock))
     except BaseException:
@@ -80,9 +80,9 @@ def go_on(
     for sock, kept in inherited.rest(*STREAMS, *DATAGRAMS):
         old = _input(sock, kept, intake, clock)
         log.info("input %s no longer listens on %s", old.name, old.address)
-        old.start()
-        inputs.append(old)
         if isinstance(old, StreamInput):
+            old.start()
+            inputs.append(old)
             old.retire()
         else:
             old.drain(may_go_on)
@@ -155,11 +155,12 @@ def _wanted_unix(name: str, path: Path | None, kind: socket.SocketKind, mode: in
         make_directory(path, mode=mode)
         return listen_unix(path, kind, mode, f"inputs.{name}.path")
 
-    def tend(sock: socket.socket) -> None:
-        assert path is not None
-        path.chmod(mode)
+    return _Wanted(name, str(path or ""), open_new, lambda sock: Path(shown(sock)).chmod(mode))
 
-    return _Wanted(name, str(path or ""), open_new, tend)
+
+def _is_to_be_tended(sock: socket.socket, kept: KeptSocket) -> bool:
+    """For a Unix socket: its file's rights. Those of systemd's are its unit's to say, and the file may be another's."""
+    return sock.family != socket.AF_UNIX or (kept.ours and inode_of(Path(kept.setting)) == kept.inode)
 
 
 def _input(sock: socket.socket, kept: KeptSocket, intake: Intake, clock: Callable[[], float]) -> Input:
