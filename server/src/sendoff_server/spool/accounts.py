@@ -12,6 +12,9 @@ from sendoff_server.ledger import Books, ClientMemo, Row, assemble
 from sendoff_server.spool.records import ClientState
 from sendoff_server.spool.sql import ask, tell
 
+PENDING_ROWS = 2_000
+"""How many rows are summed at once."""
+
 
 class Tally:
     """Collects what a transaction adds to running totals; ``write`` puts it into that transaction."""
@@ -68,14 +71,28 @@ def read_clients(connection: apsw.Connection) -> dict[str, ClientState]:
     return {state.client: state for state in found}
 
 
+def _pending(connection: apsw.Connection) -> Counter[tuple[bool, str, str]]:
+    """What the rows say is pending, by kind (events, or points), output and source."""
+    found: Counter[tuple[bool, str, str]] = Counter()
+    for events, output, source, n in ask(connection, "pending_folds"):
+        found[bool(events), output, source] += n
+    after = 0
+    # A part at a time: SQLite sorts what it groups, which a backlog would need a lot of memory for.
+    while (until := ask(connection, "pending_until", {"after": after, "most": PENDING_ROWS})[0][0]) is not None:
+        for events, output, source, n in ask(connection, "pending", {"after": after, "until": until}):
+            found[bool(events), output, source] += n
+        after = until
+    return found
+
+
 def read_books(connection: apsw.Connection) -> Books:
     """The books of one moment: one read transaction sees the totals and the rows as of the same commit."""
     with connection:
         counts = cast("list[Row]", ask(connection, "counts"))
-        pending = ask(connection, "pending")
+        pending = _pending(connection)
         clients = [_memo(state) for state in read_clients(connection).values()]
     clients.sort(key=lambda memo: (memo.service, memo.client))
-    return assemble(counts, ((bool(events), output, source, n) for events, output, source, n in pending), clients)
+    return assemble(counts, ((*of, n) for of, n in pending.items()), clients)
 
 
 def fold_clients(connection: apsw.Connection, tally: Tally, before_ms: int) -> list[str]:

@@ -22,11 +22,18 @@ ON CONFLICT (book, source, output, name, reason) DO UPDATE SET n = n + excluded.
 SELECT book, source, output, name, reason, n FROM count WHERE n <> 0;
 
 -- name: pending
--- What the rows say is pending: events by output and source, points by output.
+-- What rows say is pending, from one item to another: events by output and source, points by output.
 SELECT d.kind = 0, d.output, c.source, sum(c.n)
 FROM delivery d JOIN content c ON c.item = d.item
-GROUP BY d.kind = 0, d.output, c.source
-UNION ALL
+WHERE d.item > :after AND d.item <= :until
+GROUP BY d.kind = 0, d.output, c.source;
+
+-- name: pending_until
+-- The last item of the next so many rows.
+SELECT max(item) FROM (SELECT item FROM delivery WHERE item > :after ORDER BY item LIMIT :most);
+
+-- name: pending_folds
+-- What is folded is pending, too.
 SELECT 1, o.value, f.source, sum(f.n)
 FROM fold f JOIN json_each(coalesce((SELECT value FROM meta WHERE key = 'fold_outputs'), '[]')) o
 GROUP BY o.value, f.source;
