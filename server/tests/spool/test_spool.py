@@ -556,6 +556,28 @@ async def test_the_books_balance_at_every_moment_not_only_between_steps(open_spo
         await asyncio.gather(*lives)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 2_000])
+async def test_pending_is_summed_part_by_part(
+    rows: int, open_spool: OpenSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the books of a backlog of a million would take more memory than the agent has."""
+    monkeypatch.setattr("sendoff_server.spool.accounts.PENDING_ROWS", rows)
+    spool = open_spool("main", "copy", OutputSpec("numbers", 10_000, events=False))
+    for number in range(5):
+        await spool.put([event(number), event(10 + number, "till")], [])
+        await spool.journal(rotation(spool, number + 1))
+    await spool.settle("copy", [Delivered(batch) for batch in await spool.lease("copy", NOW, max_batches=2)])
+    books = await spool.books()
+    assert books.balance() == []
+    assert [(book.source, book.output, book.pending) for book in books.events if book.pending] == [
+        ("shop", "copy", 3),
+        ("shop", "main", 5),
+        ("till", "copy", 3),
+        ("till", "main", 5),
+    ]
+    assert [(book.output, book.pending) for book in books.points_out] == [("copy", 15), ("main", 15), ("numbers", 15)]
+
+
 async def test_dead_letters_never_fill_the_spool(open_spool: OpenSpool, caplog: pytest.LogCaptureFixture) -> None:
     spool = open_spool("main", limit_bytes=16_000_000)
     for _ in range(4):
@@ -597,3 +619,65 @@ async def test_a_long_merge_holds_up_neither_commits_nor_the_books(open_spool: O
     finally:
         release.set()
     assert [batch.n for batch in await lease] == [3]
+
+
+async def test_a_long_merge_for_one_output_holds_up_no_lease_of_another(open_spool: OpenSpool) -> None:
+    merging, release = threading.Event(), threading.Event()
+
+    def slow(snapshots: Iterable[Iterable[bytes]], length_ms: int) -> list[bytes]:
+        merging.set()
+        assert release.wait(20)
+        return [line for snapshot in snapshots for line in snapshot]
+
+    spool = open_spool("main", "copy", merge=slow)
+    await spool.journal(rotation(spool, 1))
+    lease = asyncio.create_task(spool.lease("main", LATER))
+    try:
+        assert await asyncio.to_thread(merging.wait, 20)
+        await spool.put([event(1)], [])
+        assert [batch.kind for batch in await asyncio.wait_for(spool.lease("copy", LATER), 10)] == ["events"]
+    finally:
+        release.set()
+    assert [batch.n for batch in await lease] == [3]
+    assert [batch.kind for batch in await spool.lease("copy", LATER)] == ["events", "snapshot"]
+
+
+async def test_metrics_that_cannot_be_merged_together_are_sealed_in_smaller_pieces(open_spool: OpenSpool) -> None:
+    """Or they would hold up everything of their output, events too."""
+
+    def merge(snapshots: Iterable[Iterable[bytes]], length_ms: int) -> list[bytes]:
+        found = [list(snapshot) for snapshot in snapshots]
+        if len(found) > 1:
+            raise MemoryError
+        return [line for snapshot in found for line in snapshot]
+
+    spool = open_spool("main", merge=merge)
+    await spool.put([event(1)], [])
+    for window in range(1, 6):
+        await spool.journal(rotation(spool, window))
+    taken = 0
+    while batches := await spool.lease("main", LATER):
+        taken += sum(batch.n for batch in batches)
+        await spool.settle("main", [Delivered(batch) for batch in batches])
+    assert taken == 1 + 5 * 3
+    books = await spool.books()
+    assert (books.balance(), books.points_out[0].lost) == ([], {})
+
+
+async def test_a_second_that_is_given_up_while_it_is_merged_is_not_called_damaged(
+    open_spool: OpenSpool, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    def merge(snapshots: Iterable[Iterable[bytes]], length_ms: int) -> list[bytes]:
+        asyncio.run_coroutine_threadsafe(spool._lose_items([2]), loop).result(20)
+        return [line for snapshot in snapshots for line in snapshot]
+
+    spool = open_spool("main", merge=merge)
+    for window in range(1, 4):
+        await spool.journal(rotation(spool, window))
+    await spool.lease("main", LATER)
+    books = await spool.books()
+    assert (books.balance(), books.points_out[0].lost) == ([], {"disk_failed": 3})
+    assert "could not be merged" not in caplog.text
+    assert "refuses" not in caplog.text

@@ -23,6 +23,10 @@ class DamagedBlob(Exception):
     """A blob is not what was stored."""
 
 
+class GoneBlob(DamagedBlob):
+    """There is none any more: its item was taken, or given up and counted."""
+
+
 def checksum(blob: bytes) -> bytes:
     """128 bits of XXH3: a flipped bit is what it is to find, not an attacker who can write to the disk."""
     return xxhash.xxh3_128_digest(blob)
@@ -124,10 +128,10 @@ def read_waiting(
 
 
 def read_blob(connection: apsw.Connection, item: int) -> bytes:
-    """An item's blob. Raises ``DamagedBlob``, also if the item is gone."""
+    """An item's blob. Raises ``DamagedBlob``, and ``GoneBlob`` if the item is gone."""
     rows = ask(connection, "blob", {"item": item})
     if not rows:
-        raise DamagedBlob(f"item {item} is gone")
+        raise GoneBlob(f"item {item} is gone")
     expected, blob = rows[0]
     if checksum(blob) != expected:
         raise DamagedBlob(f"item {item} is not what was stored")

@@ -14,7 +14,7 @@ from hashlib import blake2b
 import apsw
 import msgspec
 
-from sendoff_server.spool.items import SNAPSHOT, DamagedBlob, add_item, read_blob, take, unseal
+from sendoff_server.spool.items import SNAPSHOT, DamagedBlob, GoneBlob, add_item, read_blob, take, unseal
 from sendoff_server.spool.sql import ask
 from sendoff_server.spool.writer import Transaction
 from sendoff_server.wire.batch import encode_batch
@@ -121,7 +121,8 @@ def merge_rows(
     output: str,
 ) -> Merged:
     """Merge rows and finish the parts. Rows that are damaged, or that the core refuses, are set apart."""
-    good, damaged, lines = merge_good(connection, rows, merge, interval_ms)
+    with connection:
+        good, damaged, lines = merge_good(connection, rows, merge, interval_ms)
     parts = list(_parts(lines, good, base, output)) if good else []
     return Merged(good, parts, damaged)
 
@@ -129,13 +130,19 @@ def merge_rows(
 def merge_good(
     connection: apsw.Connection, rows: Sequence[Row], merge: Merge, length_ms: int
 ) -> tuple[list[Row], list[int], list[bytes]]:
-    """The rows that could be merged, the items of those that could not, and the merged lines."""
+    """The rows that could be merged, the items of those that could not, and the merged lines.
+
+    Rows that are gone are left out: whoever took them, or gave them up, has counted them. Inside a transaction, so that
+    none goes while it is read.
+    """
     damaged: list[int] = []
     good: list[Row] = []
     for row in rows:
         try:
             read_blob(connection, row.item)
             good.append(row)
+        except GoneBlob:
+            continue
         except DamagedBlob as error:
             log.error("a second of metrics is damaged and lost: %s", error)
             damaged.append(row.item)

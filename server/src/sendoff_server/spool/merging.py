@@ -159,7 +159,8 @@ def _span(row: Row, length_ms: int) -> int:
 
 def coarsen(connection: apsw.Connection, group: Group, merge: Merge, base: dict[str, Any]) -> Coarse:
     """Read and merge the rows of a group. ``base``: what every header of this agent says."""
-    rows, damaged, lines = merge_good(connection, group.rows, merge, group.length_ms)
+    with connection:
+        rows, damaged, lines = merge_good(connection, group.rows, merge, group.length_ms)
     if not rows:
         return Coarse(group, [], [], {}, b"", damaged)
     header = {

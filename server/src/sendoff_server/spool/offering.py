@@ -1,21 +1,25 @@
 """What an output is offered: batches that are sealed, and, where there is room, what is sealed for it at that moment.
 
 Leases of one output exclude each other, and the merging of its backlog while that commits. Reading and merging happen
-in a thread of their own, so that they hold up no commit.
+in threads of their own, so that they hold up no commit; and what is there is offered while metrics of another output
+are being merged, one output at a time, as that takes seconds and memory.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sendoff_server.spool import gathering, leasing
-from sendoff_server.spool.errors import SpoolFailed
+from sendoff_server.spool.errors import SpoolError, SpoolFailed
 from sendoff_server.spool.items import read_waiting
 from sendoff_server.spool.reading import Reading
 from sendoff_server.spool.records import OutputSpec, Sealed
 from sendoff_server.spool.writer import Writer
+
+log = logging.getLogger(__name__)
 
 DECODED_BYTES = 48 * 1024 * 1024
 """What the batches of one lease hold together at most, decoded: well under the 64 MiB of a body."""
@@ -40,6 +44,9 @@ class Offers:
         lose: Callable[[Sequence[int]], Awaitable[None]],
     ) -> None:
         self._reading = Reading(path / "spool.db", "sendoff-lease")
+        self._merging = Reading(path / "spool.db", "sendoff-seal")
+        self._turn = asyncio.Lock()
+        """Whose metrics are being merged."""
         self._writer = writer
         self._outputs = {output.name: output for output in outputs}
         self._merge = merge
@@ -53,6 +60,7 @@ class Offers:
         """Outputs that settled something since their metrics were sealed last."""
 
     def close(self) -> None:
+        self._merging.close()
         self._reading.close()
 
     async def lease(
@@ -65,7 +73,8 @@ class Offers:
             left, room = max_batches - len(events), max_bytes - _size(events)
             snapshots = await self._waiting("waiting_snapshots", output, max(left, 1), room, without)
             more = len(snapshots) < left and _size(snapshots) < room
-            if more or (not snapshots and max_batches > 1) or output in self._moved:
+            more = more or (not snapshots and max_batches > 1) or output in self._moved
+            if more and not (self._turn.locked() and (events or snapshots)):
                 try:
                     if await self._seal(spec, now_ms):
                         self._moved.discard(output)
@@ -137,22 +146,33 @@ class Offers:
         )
         if not rows:
             return False
-        base = self._header("", "snapshot", 0, 0)
-        merged = await self._reading.run(
-            partial(
-                leasing.merge_rows,
-                rows=rows,
-                merge=self._merge,
-                interval_ms=spec.interval_ms,
-                base=base,
-                output=spec.name,
-            )
-        )
+        async with self._turn:
+            merged = await self._merged(spec, rows)
         if merged.damaged:
             await self._lose(merged.damaged)
         return bool(merged.rows) and await self._writer.submit(
             lambda transaction: leasing.seal(transaction, spec.name, merged)
         )
+
+    async def _merged(self, spec: OutputSpec, rows: list[leasing.Row]) -> leasing.Merged:
+        """Merge rows, or as many of the newest as can be merged together: a row alone can, or is given up."""
+        work = partial(
+            leasing.merge_rows,
+            merge=self._merge,
+            interval_ms=spec.interval_ms,
+            base=self._header("", "snapshot", 0, 0),
+            output=spec.name,
+        )
+        while True:
+            try:
+                return await self._merging.run(partial(work, rows=rows))
+            except SpoolError:
+                raise
+            except Exception:
+                if len(rows) == 1:
+                    raise
+                log.exception("%d rows of metrics cannot be merged for output %s: half of them", len(rows), spec.name)
+                rows = rows[: len(rows) // 2]
 
 
 def _size(batches: Sequence[Sealed]) -> int:

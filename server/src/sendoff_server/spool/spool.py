@@ -1,8 +1,8 @@
 """The durable store of what is not delivered yet: put in, leased to outputs, settled; and the books over all of it.
 
-Four threads beside the caller's: the writer (``writer.py``), one that reads and merges for leases (``offering.py``),
-one that merges the backlog (``merging.py``), and one that reads for the books, so that none holds up another. Every
-promise is in one place:
+Five threads beside the caller's: the writer (``writer.py``), one that reads and one that merges for leases
+(``offering.py``), one that merges the backlog (``merging.py``), and one that reads for the books, so that none holds
+up another. Every promise is in one place:
 - acknowledged means synced, with the books that count it, in one transaction (``writer.py``);
 - a sealed batch never changes and keeps its id until it is settled (``leasing.py``, ``settling.py``);
 - damage is set apart and counted, and the rest goes on (``database.py``, ``_lose``).
