@@ -313,15 +313,24 @@ sys.exit(serve(renewal=Renewal(Renewable, None), drain_s=5, announce=lambda: say
     assert "the new code could not be run, so the old goes on: /nowhere/python: No such file" in err
 
 
-def test_a_part_that_cannot_settle_refuses_to_be_replaced_and_systemd_is_told(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ('Refused("the disk is full")', "the disk is full"),
+        ('KeyError("of ours")', "a fault in Sendoff: KeyError('of ours')"),
+    ],
+)
+def test_a_part_that_cannot_settle_refuses_to_be_replaced_and_systemd_is_told(
+    run: Run, tmp_path: Path, error: str, words: str
+) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(30)
         process = run(
             RENEWABLE
-            + """
+            + f"""
 class Full(Renewable):
-    async def settle(self): raise Refused("the disk is full")
+    async def settle(self): raise {error}
 module.command = lambda: ["/bin/true"]
 sys.exit(serve(renewal=Renewal(Full, None), drain_s=5, announce=lambda: say("ready")))
 """,
@@ -336,7 +345,7 @@ sys.exit(serve(renewal=Renewal(Full, None), drain_s=5, announce=lambda: say("rea
         process.send_signal(signal.SIGTERM)
         code, out, err = end(process)
         assert (code, out) == (0, "stopped\n")
-        assert "not reloaded, everything goes on as before: the disk is full" in err
+        assert f"not reloaded, everything goes on as before: {words}" in err
 
 
 def test_a_hangup_where_nothing_can_be_reloaded_is_answered_in_the_log(run: Run) -> None:

@@ -71,6 +71,9 @@ class Renewal:
                     self.agreed.set()
         except Refused as error:
             fault = str(error)
+        except Exception as error:
+            log.exception("the reload failed, and that is a fault in Sendoff")
+            fault = f"a fault in Sendoff: {error!r}"
         finally:
             self._busy = False
         if fault is None:
