@@ -53,6 +53,12 @@ def test_no_command_begins_with_wrong_settings(sendoff: Sendoff, command: list[s
     assert "Traceback" not in done.stderr
 
 
+def test_a_reload_by_a_faulty_file_says_that_the_agent_goes_on(sendoff: Sendoff) -> None:
+    done = sendoff("reload", SENDOFF_WEB_LISTEN="0.0.0.0:80")
+    assert done.returncode == 2
+    assert done.stderr.endswith("The agent was not asked, and goes on as before.\n")
+
+
 def test_check_shows_where_each_value_came_from_and_no_secret(sendoff: Sendoff) -> None:
     with sendoff.config.open("a") as file:
         file.write('[outputs.main]\nurl = "https://gateway.example.com"\nkey = "sk_hush"\n')

@@ -110,6 +110,16 @@ def test_dev_takes_free_places_beside_an_agent_that_runs(sendoff: Sendoff) -> No
     assert dev.wait(30) == 0
 
 
+def test_the_doctor_finds_nothing_wrong_with_dev(sendoff: Sendoff) -> None:
+    dev = sendoff.begin("dev")
+    read_until(dev, "Ctrl-C ends it", out=True)
+    done = sendoff("doctor", "--json")
+    assert json.loads(done.stdout)["faults"] == []
+    assert done.returncode == 0
+    dev.send_signal(signal.SIGINT)
+    assert dev.wait(30) == 0
+
+
 def test_dev_starts_also_where_the_gateway_listens_on_every_address(sendoff: Sendoff) -> None:
     dev = sendoff.begin("dev", SENDOFF_GATEWAY_LISTEN="0.0.0.0:0", SENDOFF_WEB_LISTEN="")
     assert "its pages are switched off" in read_until(dev, "Ctrl-C ends it", out=True)

@@ -132,7 +132,7 @@ async def test_a_poison_event_is_replayed_once_its_destination_is_mended_and_arr
         assert "sendoff spool replay" in out
 
         code, out, _ = await run(sendoff, "spool", "replay", "dead/1")
-        assert (code, out) == (0, "1 dead letters wait for their output again, with 1 events and 0 points\n")
+        assert (code, out) == (0, "to be sent again: 1 dead letter with 1 event and 0 points\n")
 
         async def refused_again() -> bool:
             listed = json.loads((await run(sendoff, "spool", "ls", "--json"))[1])

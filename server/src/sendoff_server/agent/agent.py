@@ -89,6 +89,7 @@ class Agent:
         self._spool: Spool | None = None
         self._stopped = False
         self.phase = "starting"
+        self.first_look = False
         self.addresses: dict[str, str] = {}
         """Where it listens, by input, and `web` and `control`. Known after `start`."""
 

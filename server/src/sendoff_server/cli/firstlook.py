@@ -40,6 +40,7 @@ class FirstLook:
             # The gateway is this process, also where it listens on every address.
             output = OutputSettings(url=url, key=SecretStr(key), interval=INTERVAL_S, allow_plaintext=True)
             agent = Agent(settings.model_copy(update={"outputs": {**settings.outputs, PROJECT: output}}))
+            agent.first_look = True
             await agent.start()
         except BaseException:
             await gateway.stop(0)

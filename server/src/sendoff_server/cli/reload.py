@@ -26,7 +26,11 @@ def reload(config: Path | None) -> None:
     """
     from sendoff_server.cli.control import NoAnswer, ask, control_places
 
-    settings = settings_or_exit(config)
+    try:
+        settings = settings_or_exit(config)
+    except SystemExit:
+        click.echo("The agent was not asked, and goes on as before.", err=True)
+        raise
     places = control_places(settings.inputs.unix.path, os.environ, os.getuid())
     try:
         before = ask("/status.json", places, os.getuid())

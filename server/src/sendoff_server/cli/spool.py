@@ -227,7 +227,8 @@ def replay(
     else:
         for each in refused:
             click.echo(f"sendoff: {each['why']}", err=True)
-        click.echo(f"{len(done):,} dead letters wait for their output again, with {_held(done)}")
+        if done or not refused:
+            click.echo(f"to be sent again: {_counted(len(done), 'dead letter')} with {_held(done)}")
     sys.exit(1 if refused else 0)
 
 
@@ -277,9 +278,10 @@ def purge(
     if as_json:
         click.echo(json.dumps({"gone": gone, "done": yes}))
         return
-    noun = "dead letters" if what == "dead" else "waiting batches"
-    folds = f" and {gone['folds']:,} folds" if gone["folds"] else ""
-    holding = f"{gone['items']:,} {noun}{folds} with {gone['events']:,} events and {gone['points']:,} points"
+    letters = _counted(gone["items"], "dead letter")
+    what_goes = letters if what == "dead" else _counted(gone["items"], "waiting batch", "waiting batches")
+    folds = f" and {_counted(gone['folds'], 'fold')}" if gone["folds"] else ""
+    holding = f"{what_goes}{folds} with {_counted(gone['events'], 'event')} and {_counted(gone['points'], 'point')}"
     click.echo(
         f"thrown away: {holding}" if yes else f"would be thrown away: {holding}. Nothing was changed; --yes does it"
     )
@@ -343,7 +345,12 @@ def _table(title: str, head: tuple[str, ...], rows: Sequence[tuple[object, ...]]
 
 def _held(letters: list[dict[str, Any]]) -> str:
     events = sum(each["n"] for each in letters if each["kind"] == "events")
-    return f"{events:,} events and {sum(each['n'] for each in letters) - events:,} points"
+    points = sum(each["n"] for each in letters) - events
+    return f"{_counted(events, 'event')} and {_counted(points, 'point')}"
+
+
+def _counted(n: int, one: str, many: str = "") -> str:
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 def _span(seconds: int) -> str:

@@ -107,7 +107,9 @@ def _meant(status: Json, settings: Settings) -> Iterator[Fault]:
     """Whether the agent runs with the settings that are looked at here."""
     if not status["outputs"]:
         words = "the agent has no output: it keeps everything, and sends nothing on"
-        yield Fault("no_output", words, "add [outputs.NAME] to its settings and restart it")
+        yield Fault("no_output", words, "add [outputs.NAME] to its settings, then `sendoff reload`")
+    if status.get("first_look"):
+        return  # its folder and its output are its own, and in no settings
     meant = {name: plain_url(output.url).rstrip("/") for name, output in settings.outputs.items()}
     runs = {output["name"]: output["url"] for output in status["outputs"]}
     if set(meant) != set(runs) or any(not runs[name].startswith(url) for name, url in meant.items()):
@@ -115,7 +117,7 @@ def _meant(status: Json, settings: Settings) -> Iterator[Fault]:
             f"the agent (pid {status['pid']}) does not run with these settings: its outputs are {json.dumps(runs)}, "
             f"theirs {json.dumps(meant)}"
         )
-        remedy = "restart the agent, or name its file of settings with --config"
+        remedy = "`sendoff reload` lets it take its file anew; or name the file that it runs with by --config"
         yield Fault("settings_differ", words, remedy)
     data_dir = Path(status["spool"]["path"]).parent
     if data_dir != settings.agent.data_dir and os.path.realpath(data_dir) != os.path.realpath(settings.agent.data_dir):
