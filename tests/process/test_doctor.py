@@ -172,6 +172,12 @@ def test_both_probes_arrive_over_every_hop_and_the_doctor_says_when(stage: Stage
     assert all(hop["ms"] >= 0 for hop in found["hops"])
     event = get_json(f"{stage.gateway_url}/api/v1/demo/events/{found['event']}")
     assert (event["name"], event["service"]) == ("sendoff.doctor", "sendoff-doctor")
+    wait_until("all its clients ended", lambda: ends_of_its_clients(stage) == ["ended"] * 4)
+
+
+def ends_of_its_clients(stage: Stage) -> list[str]:
+    clients = get_json(f"{stage.agent_url}/status.json")["clients"]
+    return [each["state"] for each in clients if each["service"] == "sendoff-doctor"]
 
 
 def test_what_the_doctor_prints_is_for_people(stage: Stage, gateway: Part, agent: Part) -> None:
