@@ -130,6 +130,20 @@ async def test_what_waited_longer_than_its_class_may_is_given_up_and_counted(ope
     assert [(book.pending, book.lost) for book in books.points_out] == [(3, {"expired": 3})] * 2
 
 
+async def test_a_backlog_that_expires_is_said_in_one_line(
+    open_spool: OpenSpool, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = Clock()
+    spool = open_spool("main", "copy", limits=limits(age_s=3600), running=running)
+    for window in range(1, 41):
+        await spool.journal(rotation(spool, window))
+    running.now += 3_700
+    assert await spool.expire() == 40
+    (said,) = (record.getMessage() for record in caplog.records if record.name.endswith(".room"))
+    epoch = spool.epoch
+    assert said.startswith(f"40 batches, from jr-{epoch}-1 to jr-{epoch}-40, are lost for copy, main: waited longer")
+
+
 async def test_the_time_without_an_agent_does_not_count_as_age(open_spool: OpenSpool) -> None:
     running = Clock()
     spool = open_spool("main", limits=limits(age_s=3600), running=running)

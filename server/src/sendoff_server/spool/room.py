@@ -25,9 +25,9 @@ EXPIRE_ROWS = 500
 """How many rows one transaction gives up for their age."""
 _WORDS = {
     "spool_full": "the spool has reached its limit for this class, and what waited longest gives way",
-    "expired": "it waited longer than its class may",
-    "damaged": "it is damaged on the disk",
-    "disk_failed": "it is damaged on the disk",
+    "expired": "waited longer than the class may",
+    "damaged": "damaged on the disk",
+    "disk_failed": "damaged on the disk",
 }
 _KINDS: dict[Class, tuple[int, int]] = {"events": (0, 0), "metrics": (1, 2)}
 
@@ -78,6 +78,8 @@ def expire(transaction: Transaction) -> int:
 def give_up(transaction: Transaction, items: Iterable[int], reason: str) -> None:
     """Items go, and are counted lost for every output that waited for them. One that is gone already counts nothing."""
     connection = transaction.connection
+    names: list[str] = []
+    losers: set[str] = set()
     for item in items:
         rows = ask(connection, "name_of_item", {"item": item})
         if not rows:
@@ -85,7 +87,8 @@ def give_up(transaction: Transaction, items: Iterable[int], reason: str) -> None
         name, kind = rows[0]
         outputs = [output for (output,) in ask(connection, "outputs_of_item", {"item": item})]
         contents = ask(connection, "contents_of_item", {"item": item})
-        log.error("%s is lost for %s: %s", name, ", ".join(outputs), _WORDS.get(reason, reason))
+        names.append(name)
+        losers.update(outputs)
         for output in outputs:
             receipts.lose(connection, output, item, reason, transaction.now_ms)
             for source, n in contents:
@@ -94,6 +97,9 @@ def give_up(transaction: Transaction, items: Iterable[int], reason: str) -> None
                 else:
                     transaction.tally.points_out(output, "lost", n, reason)
         ask(connection, "delete_item", {"item": item})
+    if names:  # one line, however many there are: a backlog that expires must not fill the disk with words
+        what = f"{names[0]} is" if len(names) == 1 else f"{len(names)} batches, from {names[0]} to {names[-1]}, are"
+        log.error("%s lost for %s: %s", what, ", ".join(sorted(losers)), _WORDS.get(reason, reason))
 
 
 def prune_dead(transaction: Transaction, name: Class) -> None:
