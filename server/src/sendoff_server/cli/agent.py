@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sendoff_server.agent import Agent
 
 
-@click.command()
+@click.command(short_help="Take in, keep on disk, deliver: the part on this host.")
 @config_option
 @click.option("--check", is_flag=True, help="Say what is wrong with the settings, load all code, and start nothing.")
 def agent(config: Path | None, check: bool) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sendoff_server.settings.written import Shown
 
 
-@click.command()
+@click.command(short_help="Say all that is wrong with the settings.")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @config_option
 @click.option("--show", is_flag=True, help="Show every setting in force, and where its value came from.")

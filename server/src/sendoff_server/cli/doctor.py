@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sendoff_server.doctor import Hop, Report
 
 
-@click.command()
+@click.command(short_help="Send a probe through every hop; name what is wrong.")
 @config_option
 @json_option
 @click.option(

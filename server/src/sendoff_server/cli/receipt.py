@@ -19,7 +19,7 @@ EVERY_S = 0.2
 UNDER_WAY = ("accepted", "pending")
 
 
-@click.command()
+@click.command(short_help="Say where an event is that asked for a receipt.")
 @click.argument("event", metavar="ID")
 @click.option("--wait", "seconds", type=click.FloatRange(0, 86_400), default=0.0, metavar="SECONDS",
               help="Wait so long at most for it to be delivered, refused or lost.")  # fmt: skip

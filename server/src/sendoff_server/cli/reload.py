@@ -16,7 +16,7 @@ BACK_S = 60.0
 LOOK_EVERY_S = 0.05
 
 
-@click.command()
+@click.command(short_help="Give the running agent its new settings or code.")
 @config_option
 def reload(config: Path | None) -> None:
     """Let the agent on this host go on with its new settings and code, without refusing anyone meanwhile.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 output_option = click.option("--output", metavar="NAME", help="Only of this output.")
 
 
-@click.group()
+@click.group(short_help="Look into the spool: what waits, what was refused.")
 def spool() -> None:
     """Look into the spool: what waits on this host's disk, and what was refused for good.
 
@@ -27,7 +27,7 @@ def spool() -> None:
     """
 
 
-@spool.command()
+@spool.command(short_help="List what waits, and dead letters.")
 @output_option
 @click.option("--dead", is_flag=True, help="Only dead letters.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Rows of each kind.")
@@ -92,7 +92,7 @@ def _listed(found: dict[str, Any], kept: "Keeper", only_dead: bool) -> Iterator[
         yield "nothing waits, and there are no dead letters"
 
 
-@spool.command()
+@spool.command(short_help="Show what is in a batch or a dead letter.")
 @click.argument("name", metavar="ID|dead/N")
 @click.option("--lines", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many lines.")
 @config_option
@@ -116,7 +116,7 @@ def show(name: str, lines: int, config: Path | None, as_json: bool) -> None:
         click.echo(f"and {found['more_lines']:,} lines more (--lines)")
 
 
-@spool.command()
+@spool.command(short_help="Write whole batches as lines of JSON.")
 @click.option("--waiting", "what", flag_value="waiting", default="waiting", help="What waits. The default.")
 @click.option("--dead", "what", flag_value="dead", help="Dead letters.")
 @output_option
@@ -181,7 +181,7 @@ def _export(kept: "Keeper", what: Any, output: str | None, file: Path | None) ->
     return said
 
 
-@spool.command()
+@spool.command(short_help="Send dead letters again.")
 @click.argument("numbers", nargs=-1, metavar="[NUMBER]...")
 @click.option("--all", "every", is_flag=True, help="All that there are now.")
 @output_option
@@ -232,7 +232,7 @@ def replay(
     sys.exit(1 if refused else 0)
 
 
-@spool.command()
+@spool.command(short_help="Throw away what waits, or dead letters.")
 @click.option("--waiting", "what", flag_value="waiting", help="What waits: it is counted lost (purged).")
 @click.option("--dead", "what", flag_value="dead", help="Dead letters: they stay counted as dead.")
 @click.argument("items", nargs=-1, metavar="[ITEM]...")
@@ -287,7 +287,7 @@ def purge(
     )
 
 
-@spool.command()
+@spool.command(short_help="Verify every checksum, every sum and the books.")
 @config_option
 @json_option
 def check(config: Path | None, as_json: bool) -> None:

@@ -18,7 +18,7 @@ WATCH_EVERY_S = 2.0
 DEAD_SHOWN = 5
 
 
-@click.command()
+@click.command(short_help="Show how the agent on this host is doing.")
 @config_option
 @json_option
 @click.option("--watch", is_flag=True, help="Show it anew every 2 seconds, until Ctrl-C.")
