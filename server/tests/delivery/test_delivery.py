@@ -11,9 +11,10 @@ import pytest
 from sendoff_server.aggregate import Limits, make_core
 from sendoff_server.delivery import Delivery
 from sendoff_server.gateway import Gateway, keys
+from sendoff_server.ledger import Books
 from sendoff_server.outputs import build
 from sendoff_server.settings import OutputSettings, Settings
-from sendoff_server.spool import EventIn, Spool
+from sendoff_server.spool import EventIn, Spool, SpoolFailed
 from server.tests.outputs.destination import KEY, Destination, status
 
 from .conftest import event
@@ -74,6 +75,20 @@ async def test_stopping_delivers_what_is_there(delivery: Delivery, spool: Spool,
     assert await numbers(spool, "main") == (200, 0, 0)
     assert await numbers(spool, "hook") == (200, 0, 0)
     assert destination.ledgers[-1].lines != []
+
+
+async def test_stopping_comes_to_its_end_though_the_disk_does_not_give_the_books_back(
+    spool: Spool, destination: Destination
+) -> None:
+    async def books() -> Books:
+        raise SpoolFailed("the disk reports an input/output error")
+
+    delivery = Delivery(spool, [build("main", settings(destination.url))], books=books)
+    delivery.start()
+    await put(spool, "a")
+    await delivery.stop(10)
+    assert await numbers(spool, "main") == (1, 0, 0)
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "send ledgers"]
 
 
 async def test_stopping_gives_up_in_time_and_loses_nothing(

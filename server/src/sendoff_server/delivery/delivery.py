@@ -93,7 +93,7 @@ class Delivery:
             async with asyncio.timeout(deadline_s):
                 await asyncio.gather(*(self._drain(worker) for worker in self._workers))
                 if self._telling:
-                    await self.send_ledger()
+                    await self._tell()
         except TimeoutError:
             log.warning("not everything was delivered in %g s; it stays in the spool", deadline_s)
         tasks = [*self._delivering.values(), *([self._telling] if self._telling else [])]
@@ -136,12 +136,15 @@ class Delivery:
     async def _send_ledgers(self) -> None:
         await asyncio.sleep(LEDGER_FIRST_S)
         while True:
-            try:
-                await self.send_ledger()
-            except Exception:
-                # Nothing depends on a ledger that did not arrive: the next one says it all again.
-                log.exception("the ledger could not be sent")
+            await self._tell()
             await asyncio.sleep(LEDGER_EVERY_S)
+
+    async def _tell(self) -> None:
+        try:
+            await self.send_ledger()
+        except Exception:
+            # Nothing depends on a ledger that did not arrive: the next one says it all again.
+            log.exception("the ledger could not be sent")
 
     async def send_ledger(self) -> None:
         """Tell the gateways that are answering what the books say now. One that asked to be left alone is."""
