@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sendoff_server.agent.backlog import Backlog
+from sendoff_server.agent.chores import Chores
 from sendoff_server.agent.clients import Clients
 from sendoff_server.agent.commit import Committer
 from sendoff_server.agent.control import Control, Reload
@@ -33,7 +34,7 @@ from sendoff_server.ledger import Books
 from sendoff_server.outputs import build
 from sendoff_server.process import Handover, Refused
 from sendoff_server.settings import Settings, SpoolSettings
-from sendoff_server.spool import ClassLimit, OutputSpec, Spool, SpoolError, SpoolLimits
+from sendoff_server.spool import ClassLimit, OutputSpec, Spool, SpoolLimits
 from sendoff_server.version import __version__
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,6 @@ class Agent:
         self._ticking = asyncio.Lock()
         self._kernel_dropped_at: dict[str, float] = dict(before.kernel_dropped_at) if before else {}
         self._web: Web | None = None
-        self._recognised: dict[str, int] = {}
         self._spool: Spool | None = None
         self._stopped = False
         self.phase = "starting"
@@ -132,6 +132,7 @@ class Agent:
         self.committer = Committer(spool, self._on_pressure, self.delivery.wake)
         self.windows = Windows(self.core, spool)
         self.storms = Storms(settings.spool.storm, spool.epoch)
+        self.chores = Chores(spool, self.clients, self.storms, self.committer, self.delivery, self._running)
         self.intake = Intake(
             self.core,
             self.clients,
@@ -221,55 +222,15 @@ class Agent:
             self.clients.tick(self._running(), self._kernel_dropped_at)
             self.rates.note(self.status_of.totals())
             await self.windows.turn(self._clock())
-            await self._unfold()
+            await self.chores.unfold()
             self.delivery.wake()
-            await self._store_clients(STATES_A_TICK, fold=fold)
+            await self.chores.store_clients(STATES_A_TICK, fold=fold)
             if fold:
-                await self._remember()
+                await self.chores.remember()
 
     def _poll_kernel(self, each: DatagramInput) -> None:
         if each.poll_kernel():
             self._kernel_dropped_at[each.name] = self._running()
-
-    async def _remember(self) -> None:
-        """Keep what destinations say of repeats: who sends dead letters again is told when that is over."""
-        assert self._spool is not None
-        said = self.delivery.recognised()
-        try:
-            for output, seconds in said.items():
-                if self._recognised.get(output) != seconds:
-                    await self._spool.remember(output, seconds)
-            self._recognised = said
-        except SpoolError as error:
-            log.warning("what destinations say of repeats could not be stored: %s", error)
-
-    async def _unfold(self) -> None:
-        """Of each storm whose minute is over, let the one go out that stands for all."""
-        assert self._spool is not None
-        keys = self.storms.over(self._running(), self.committer.given, self.committer.stored)
-        try:
-            if keys:
-                await self._spool.unfold(keys)
-        except SpoolError as error:
-            self.storms.again(keys)
-            log.error("%d folded exceptions wait for the disk: %s", len(keys), error)
-
-    async def _store_clients(self, most: int, *, fold: bool = False) -> bool:
-        assert self._spool is not None
-        changed = self.clients.changed(most)
-        try:
-            if changed:
-                await self._spool.put([], changed)
-            old = self.clients.to_fold(self._running()) if fold or self.clients.crowded else []
-            if old:
-                await self._spool.put([], old)
-                folded = set(await self._spool.fold_clients(1))  # their copies were seen at 0
-                self.clients.folded(state for state in old if state.client in folded)
-        except SpoolError as error:
-            self.clients.again(changed)
-            log.error("what is known of the clients could not be stored: %s", error)
-            return False
-        return True
 
     def _on_pressure(self, pressed: bool) -> None:
         for each in self._inputs:
@@ -308,7 +269,7 @@ class Agent:
                 raise Refused(f"the spool did not take what was read within {SETTLE_S:g} s: {self.committer.blocked}")
             async with self._ticking:
                 await self.windows.turn(self._clock(), everything=True)
-                if self.windows.held or not await self._store_clients(len(self.clients), fold=True):
+                if self.windows.held or not await self.chores.store_clients(len(self.clients), fold=True):
                     raise Refused("the spool does not take what is in memory; the log says why")
         except BaseException:
             self.phase = "running"
@@ -359,8 +320,8 @@ class Agent:
             each.close()  # lines that have no end count as cut off, in the last of the windows
         await self.windows.turn(self._clock(), everything=True)
         self.clients.settle(inf, self._kernel_dropped_at)
-        await self._store_clients(len(self.clients))
-        await self._unfold_all()
+        await self.chores.store_clients(len(self.clients))
+        await self.chores.unfold_all()
         await self.delivery.stop(max(0.0, end - self._running()))
         self.committer.give_up()
         self.windows.give_up()
@@ -368,13 +329,6 @@ class Agent:
             await self._web.stop()
         await asyncio.to_thread(self._spool.close)
         self.phase = "stopped"
-
-    async def _unfold_all(self) -> None:
-        assert self._spool is not None
-        try:
-            await self._spool.unfold()
-        except SpoolError as error:
-            log.error("what was folded goes out at the next start: %s", error)
 
     async def _read_the_rest(self, until: float) -> None:
         """Read and store, a piece at a time, what the kernel holds: of a client that has died nobody else has it."""
