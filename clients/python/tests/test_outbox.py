@@ -67,7 +67,7 @@ def test_an_event_that_meets_another_thread_inside_is_written_before_its_call_re
     holder.join()
 
 
-def test_a_thread_that_stays_inside_holds_up_nobody_for_long(outbox: Outbox) -> None:
+def test_a_thread_that_stays_inside_holds_up_nobody_for_long(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     inside, over = threading.Event(), threading.Event()
 
     def for_long() -> None:
@@ -78,11 +78,38 @@ def test_a_thread_that_stays_inside_holds_up_nobody_for_long(outbox: Outbox) -> 
     holder.start()
     assert inside.wait(10)
     assert sendoff.event("left to the other")
+    slept: list[float] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("sendoff.sending.worker.native", lambda module, name: slept.append)
+        assert sendoff.event("so is this")
+    assert slept == [], "one wait for a thread that is inside, not one for each event"
     assert holder.is_alive()
-    assert len(outbox.pending) == 1
+    assert len(outbox.pending) == 2
     over.set()
     holder.join()
     assert sum(MOMENTS) < 0.002
+
+
+def test_what_was_left_to_a_thread_that_only_looked_is_written_all_the_same(peer: Peer, address: str) -> None:
+    sendoff.init(address)
+    sendoff.event("first")
+    assert sendoff.flush(30)
+    assert isinstance(current.client, Client)
+    outbox = current.client.outbox
+    until(lambda: outbox._turned[0] is None and outbox._turned[1] >= 0, "the thread at rest, watching the peer", 30)
+    inside, over = threading.Event(), threading.Event()
+
+    def look() -> None:  # as `stats` and `receipt.wait` do
+        inside.set()
+        over.wait(30)
+
+    holder = threading.Thread(target=outbox.lock.run, args=(look,))
+    holder.start()
+    assert inside.wait(10)
+    assert sendoff.event("second")
+    over.set()
+    holder.join()
+    until(lambda: len(peer.durable) == 2, "both events", 30)
 
 
 def test_a_signal_handler_does_not_wait_for_the_thread_that_it_interrupted(

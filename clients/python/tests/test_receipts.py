@@ -324,6 +324,16 @@ def test_in_tests_of_an_application_a_receipt_says_spooled() -> None:
     assert sent.confirmed_ids == [sent.one("paid")["id"]] == [receipt.id]
 
 
+def test_a_wait_for_what_is_no_number_of_seconds_ends_at_once(peer: Peer, address: str) -> None:
+    peer.acknowledging = False
+    sendoff.init(address)
+    receipt = sendoff.event("paid", confirm=True)
+    for timeout in (None, "2", float("nan"), -1):
+        assert receipt.wait(timeout) is False  # type: ignore[arg-type]
+        assert asyncio.run(receipt.spooled(timeout)) is False  # type: ignore[arg-type]
+    assert sendoff.flush(float("nan")) is False
+
+
 def test_a_receipt_can_be_read_by_people(address: str) -> None:
     sendoff.init(address)
     receipt = sendoff.event("paid", confirm=True)

@@ -53,7 +53,7 @@ class Receipt:
 
         Waits in short sleeps, so greenlets go on, and does the sending itself where the client's thread does not run.
         """
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + _seconds(timeout)
         pause = FIRST_PAUSE
         while self._look(drive=True):
             left = deadline - time.monotonic()
@@ -69,7 +69,7 @@ class Receipt:
             from asyncio import get_running_loop, wait
 
             loop = get_running_loop()
-            deadline = loop.time() + timeout
+            deadline = loop.time() + _seconds(timeout)
             waiter = loop, loop.create_future()
             if self._waiters is None:
                 self._waiters = []
@@ -146,6 +146,11 @@ def _elsewhere(event_id: str | None, state: str, reason: str) -> Receipt:
     receipt.id = event_id
     receipt.settle(state, reason)
     return receipt
+
+
+def _seconds(timeout: object) -> float:
+    """What is no number of seconds is none: nobody waits for ever, and nothing is raised."""
+    return timeout if isinstance(timeout, (int, float)) and timeout == timeout else 0.0  # not NaN
 
 
 def _wake(future: Future[None]) -> None:

@@ -43,6 +43,11 @@ class TryLock:
                 slot.pop(0, None)
 
     @property
+    def holder(self) -> object:
+        """Who is inside, known by its identity: another one each time. None: nobody."""
+        return self._slot.get(0)
+
+    @property
     def mine(self) -> bool:
         """Whether this very thread is inside: a signal handler has interrupted it there."""
         holder = self._slot.get(0)

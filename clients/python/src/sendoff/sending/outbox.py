@@ -1,10 +1,10 @@
 """Everything between a call and the socket. One lock, tried and never waited for; whoever holds it works for all.
 
 A durable frame goes into `pending`, and then the caller tries the lock. If it gets it, it numbers and writes what is
-pending; if not, the holder does, who looks into `pending` again after it has let go: so nothing is left behind, and a
-signal handler that interrupts the holder merely leaves its frame with it. A caller gives a holder in another thread a
-moment to do so before it returns. Points go into their own deque and are
-packed by the thread every TICK, or by a caller when many wait.
+pending; if not, the holder does, who looks into `pending` again after it has let go, or the thread, which is woken: so
+nothing is left behind, and a signal handler that interrupts the holder merely leaves its frame with it. A caller gives
+a holder in another thread a moment to do so before it returns. Points go into their own deque and are packed by the
+thread every TICK, or by a caller when many wait.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ all.
 CALLER_FRAMES = 32
 """Frames that one call writes at most, its own and those found waiting."""
 MOMENTS = (0, 0.00002, 0.00005, 0.0001, 0.0002, 0.0004, 0.0008)
-"""Seconds that a caller gives another thread to write its frame: 1.6 ms at most, all together."""
+"""Seconds that a caller gives another thread to write its frame, once for each time that one is inside: 1.6 ms at most,
+all together. Where other threads compute, each look also waits for the interpreter's lock, as every write does; that is
+when the other thread needs it most, so no clock cuts this short.
+"""
 THREAD_FRAMES = 4_096
 THREAD_RETRY = 5.0
 """Seconds until a thread that did not come to run is tried again: starting it may fail, or be interrupted."""
@@ -93,6 +96,7 @@ class Outbox:
         """About how many bytes are pending: threads that race may lose an addition, and whoever empties `pending`
         sets it right.
         """
+        self._waited_for: object = None
         self._asleep = True
         self._watched: tuple[int, bool] = (-1, False)
         self.thread_runs = False
@@ -194,6 +198,9 @@ class Outbox:
 
     def _see_written(self, durable: Durable) -> None:
         """Another thread is inside and will write it. Give it a moment to, as `os._exit` may be what comes next."""
+        holder = self.lock.holder
+        if holder is not None and holder is self._waited_for:
+            return  # somebody has waited for this one, in vain
         sleep = worker.native("time", "sleep")
         for pause in MOMENTS:
             if self.lock.mine or durable.dropped or 0 < durable.seq <= self.channel.held.whole:
@@ -201,12 +208,13 @@ class Outbox:
             sleep(pause)  # a thread that has just let go of the interpreter's lock needs as long to take it
             if self._enter(pack=False):
                 return
+        self._waited_for = holder
 
     def _notify(self) -> None:
         """Wake the thread if what it should watch has changed since it fell asleep, or if there is none yet."""
         stream = self.channel.stream
         watch = (-1, False) if stream is None else (stream.fileno, stream.job is not None)
-        unwritten = stream is None or self.waiting.parcels or self.channel.held.to_write
+        unwritten = stream is None or self.pending or self.waiting.parcels or self.channel.held.to_write
         if not self.thread_runs or watch != self._watched or (self._asleep and unwritten):
             self._watched = watch
             self._wake()
@@ -359,7 +367,7 @@ class Outbox:
             if inside and not patient and self._hopeless():
                 return False
             left = deadline - time.monotonic()
-            if left <= 0:
+            if not left > 0:  # NaN is no time either
                 return False
             time.sleep(min(pause, left))
             pause = min(pause * 2, 0.02)
