@@ -130,6 +130,13 @@ async def test_a_poison_event_is_replayed_once_its_destination_is_mended_and_arr
         _, out, _ = await run(sendoff, "status")
         assert "dead/1" in out
         assert "sendoff spool replay" in out
+        code, out, _ = await run(sendoff, "spool", "show", "dead/1")
+        about, header, line = out.split("\nanswer       poison is not wanted\n")[0], *out.splitlines()[-2:]
+        assert code == 0
+        assert [row.split("  ")[0] for row in about.splitlines()] == [
+            "dead letter", "batch", "output", "kind", "holds", "refused",
+        ]  # fmt: skip
+        assert (json.loads(header)["count"], json.loads(line)["id"]) == (1, bad)
 
         code, out, _ = await run(sendoff, "spool", "replay", "dead/1")
         assert (code, out) == (0, "to be sent again: 1 dead letter with 1 event and 0 points\n")
@@ -164,6 +171,10 @@ def test_each_command_answers_the_same_through_the_agent_and_on_the_files(sendof
     known = answer(sendoff, "receipt", event, code=3)
     exported = sendoff("spool", "export")
     assert "through its agent" in sendoff("spool", "ls").stdout
+    shown = sendoff("spool", "show", "1").stdout
+    assert "output       unassigned\nkind         events\nholds        1 event, " in shown
+    assert "nothing wrong in 1 item and 0 dead letters" in sendoff("spool", "check").stdout
+    assert "exported: /nowhere/at/all: No such file" in sendoff("spool", "export", "--to", "/nowhere/at/all").stderr
     agent.terminate()
     assert agent.wait(30) == 0
     assert "no agent runs" in sendoff("spool", "ls").stdout

@@ -107,13 +107,37 @@ def show(name: str, lines: int, config: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found))
         return
-    about = [(key, shown(value, 200)) for key, value in found.items() if key not in ("header", "lines_shown")]
-    for line in aligned(about):
-        click.echo(line)
+    click.echo("\n".join(_about(found)))
+    if found["damaged"]:
+        click.echo("it is damaged: what is in it cannot be read")
+        return
     for each in [found["header"], *found["lines_shown"]]:
         click.echo(json.dumps(each))
     if found["more_lines"]:
-        click.echo(f"and {found['more_lines']:,} lines more (--lines)")
+        click.echo(f"and {_counted(found['more_lines'], 'line')} more (--lines)")
+
+
+def _about(found: dict[str, Any]) -> list[str]:
+    """What is known of a batch or a dead letter beside its lines."""
+    batch, output = found.get("id") or found.get("batch"), found.get("output") or ", ".join(found.get("outputs", []))
+    rows = [
+        ("dead letter" if "dead" in found else "item", f"dead/{found['dead']}" if "dead" in found else found["item"]),
+        ("batch", batch),
+        ("output", shown(output, 200)),
+        ("kind", found["kind"]),
+        (
+            "holds",
+            f"{_counted(found['n'], 'event' if found['kind'] == 'events' else 'point')}, {found['bytes']:,} bytes",
+        ),
+    ]
+    if "dead" in found:
+        rows += [
+            ("refused", f"{when(found['at'])} with {found['status']} {shown(found['code'], 40)}"),
+            ("answer", shown(found["excerpt"], 200)),
+        ]
+    else:
+        rows += [("made", when(found["made"])), ("waits for", _span(found["age_s"]))]
+    return [f"{key:<11}  {value}" for key, value in rows]
 
 
 @spool.command(short_help="Write whole batches as lines of JSON.")
@@ -137,7 +161,7 @@ def export(what: Any, output: str | None, file: Path | None, config: Path | None
         try:
             said = _export(kept, what, output, file)
         except OSError as error:
-            click.echo(f"sendoff: nothing was exported: {error}", err=True)
+            click.echo(f"sendoff: nothing was exported: {file or 'standard output'}: {error.strerror}", err=True)
             sys.exit(1)
     damaged = f"; damaged and left out: {', '.join(said['damaged'][:20])}" if said["damaged"] else ""
     words = f"{said['bytes']:,} bytes written to {file or 'standard output'}{damaged}"
@@ -305,8 +329,10 @@ def check(config: Path | None, as_json: bool) -> None:
             click.echo(fault)
         if found["found"] > len(found["faults"]):
             click.echo(f"and {found['found'] - len(found['faults']):,} more")
-        words = f"{found['found']:,} faults" if found["found"] else "nothing wrong"
-        click.echo(f"{path}: {words} in {looked['items']:,} items and {looked['dead']:,} dead letters")
+        words = _counted(found["found"], "fault") if found["found"] else "nothing wrong"
+        click.echo(
+            f"{path}: {words} in {_counted(looked['items'], 'item')} and {_counted(looked['dead'], 'dead letter')}"
+        )
     sys.exit(1 if found["found"] else 0)
 
 

@@ -105,7 +105,7 @@ def words(found: dict[str, Any]) -> Iterator[str]:
     drops = [
         (name, number, found["kernel_points"].get(name, 0)) for name, number in found["kernel_drops"].items() if number
     ]
-    head = ("INPUT", "DATAGRAMS", "POINTS OF SENDOFF CLIENTS IN THEM, THE GAPS OF THOSE")
+    head = ("INPUT", "DATAGRAMS", "POINTS (IN GAPS AS WELL)")
     yield from _section("dropped by the kernel, never seen here", drops, head)
     yield from _dead(found["dead_letters"])
     unknown = [
@@ -131,7 +131,8 @@ def _outputs(outputs: list[dict[str, Any]]) -> Iterator[str]:
         if each.get("shelved"):
             yield f"  takes others, but fails on {each['shelved']} batches, which are tried again in their own time"
         if each.get("last_error"):
-            yield f"  {each['last_error']}"
+            past = "before that: " if each["state"] == "flowing" else ""
+            yield f"  {past}{shown(each['last_error'], 400)}"
 
 
 def _dead(letters: list[dict[str, Any]]) -> Iterator[str]:
