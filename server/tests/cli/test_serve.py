@@ -35,6 +35,7 @@ def run() -> Iterator[Run]:
     def run(code: str, **environ: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-c", HEAD + textwrap.dedent(code)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -346,6 +347,61 @@ sys.exit(serve(renewal=Renewal(Full, None), drain_s=5, announce=lambda: say("rea
         code, out, err = end(process)
         assert (code, out) == (0, "stopped\n")
         assert f"not reloaded, everything goes on as before: {words}" in err
+
+
+def test_a_hangup_during_the_start_waits_for_it_and_systemd_is_told_of_no_earlier_readiness(
+    run: Run, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(30)
+        process = run(
+            RENEWABLE
+            + """
+class Slow(Renewable):
+    async def start(self):
+        signal.raise_signal(signal.SIGHUP)
+        while not renewal._busy: await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)  # long enough for a reload that does not wait
+        say("started")
+    async def settle(self): raise Refused("the disk is full")
+async def no_fault(arguments): say("checked")
+module.check = no_fault
+renewal = Renewal(Slow, None)
+sys.exit(serve(renewal=renewal, drain_s=5, announce=lambda: say("ready")))
+""",
+            NOTIFY_SOCKET=str(tmp_path / "notify"),
+        )
+        wait_for(process, "started")
+        wait_for(process, "ready")
+        wait_for(process, "checked")
+        said = [systemd.recv(1000).decode().partition("\n")[0] for _ in range(4)]
+        assert said == ["READY=1", "STATUS=running", "RELOADING=1", "READY=1"]
+        process.send_signal(signal.SIGTERM)
+        assert end(process)[:2] == (0, "stopped\n")
+
+
+def test_a_run_that_cannot_go_on_says_so_also_if_it_was_told_to_stop_meanwhile(run: Run) -> None:
+    process = run(
+        RENEWABLE
+        + """
+class Broken(Renewable):
+    async def start(self):
+        say("starting")
+        await asyncio.to_thread(sys.stdin.readline)
+        raise OSError("the spool is gone")
+sys.exit(serve(renewal=Renewal(Broken, Handover(b"", ())), drain_s=5))
+"""
+    )
+    wait_for(process, "starting")
+    process.send_signal(signal.SIGTERM)
+    for line in pipe(process.stderr):
+        if "SIGTERM: stopping" in line:
+            break
+    pipe(process.stdin).write("\n")
+    code, _, err = end(process)
+    assert code == 1
+    assert "could not start: the spool is gone" in err
 
 
 def test_a_hangup_where_nothing_can_be_reloaded_is_answered_in_the_log(run: Run) -> None:

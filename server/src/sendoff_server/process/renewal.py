@@ -52,36 +52,49 @@ class Renewal:
         """A run was there before, and left what it had."""
         self.agreed = asyncio.Event()
         """It has been checked and settled: the process is to be replaced."""
+        self.started = asyncio.Event()
+        """The part runs. Set by who starts it."""
         self._busy = self._closed = False
         self._settling = asyncio.Lock()
 
     async def ask(self) -> str | None:
-        """Check and settle. None when the process is going to be replaced, else why everything stays as it is."""
+        """Check and settle. None when the process is going to be replaced, else why everything stays as it is.
+
+        Before the part has started this waits: what it has is not whole, and systemd is still to hear READY.
+        """
         if self._busy or self.agreed.is_set():
             return "a reload is under way already"
         self._busy = True
-        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}", os.environ)
         try:
-            fault = await check([*command(), "--check"])
-            async with self._settling:
-                if self._closed:
-                    fault = "it was told to stop"
-                if fault is None:
-                    await self.part.settle()
-                    self.agreed.set()
-        except Refused as error:
-            fault = str(error)
-        except Exception as error:
-            log.exception("the reload failed, and that is a fault in Sendoff")
-            fault = f"a fault in Sendoff: {error!r}"
+            await self.started.wait()
+            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}", os.environ)
+            fault = await self._agree()
         finally:
             self._busy = False
         if fault is None:
             log.info("reloading: everything is on the disk, the process is replaced now")
             return None
         log.error("not reloaded, everything goes on as before: %s", fault)
-        notify("READY=1\nSTATUS=running; the last reload was refused, see the log", os.environ)
+        if not self._closed:
+            notify("READY=1\nSTATUS=running; the last reload was refused, see the log", os.environ)
         return fault
+
+    async def _agree(self) -> str | None:
+        """Why not, or None."""
+        try:
+            fault = await check([*command(), "--check"])
+            async with self._settling:
+                if self._closed:
+                    return "it was told to stop"
+                if fault is None:
+                    await self.part.settle()
+                    self.agreed.set()
+                return fault
+        except Refused as error:
+            return str(error)
+        except Exception as error:
+            log.exception("the reload failed, and that is a fault in Sendoff")
+            return f"a fault in Sendoff: {error!r}"
 
     async def close(self) -> bool:
         """Agree to nothing any more; whether it has been agreed."""
@@ -96,7 +109,7 @@ class Renewal:
             replace_process(handover, arguments, os.environ)
         except OSError as error:
             failure = f"{arguments[0]}: {error.strerror}"
-        self.agreed, self._settling = asyncio.Event(), asyncio.Lock()
+        self.agreed, self.started, self._settling = asyncio.Event(), asyncio.Event(), asyncio.Lock()
         self._closed = False
         self.goes_on = True
         self.part = self._make(handover)

@@ -126,13 +126,15 @@ class _Life:
             if self._renewal is None or not self._renewal.goes_on:
                 starting.cancel()
             await asyncio.wait({starting})  # what the run before left is taken first, and then drained
-            return ENDED
+            if starting.cancelled() or starting.exception() is None:
+                return ENDED
         if starting.exception() is not None:
             _say_why(starting.exception())
             return FAILED
         notify("READY=1", os.environ)
         if self._renewal is not None:
             notify("STATUS=running", os.environ)  # also where the last reload was refused
+            self._renewal.started.set()
         self._announce()
         watches = {asyncio.create_task(p.watch(), name=_name(p)) for p in self._parts if isinstance(p, Watched)}
         died = await self._unless_asked(watches)
