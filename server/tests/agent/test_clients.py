@@ -98,6 +98,29 @@ def test_a_gap_on_a_socket_that_dropped_meanwhile_is_the_same_loss_as_the_drop()
     assert known.in_kernel == {"udp": 5}, "each gap is asked about once"
 
 
+def test_a_gap_over_a_restart_is_no_drop_of_a_kernel_that_dropped_nothing_since() -> None:
+    before = Clients([], 0.0)
+    client = before.get("a" * 32, 0, 0.0)
+    client.points(0, 10, 100.0, "udp")
+    for dropped_at, expected in (({}, {}), ({"udp": 100.0}, {}), ({"udp": 200.5}, {"udp": 5})):
+        known = Clients([client.copy(0)], 200.0)
+        known.get("a" * 32, 0, 201.0).points(15, 1, 201.0, "udp")
+        known.tick(203.0, dropped_at)
+        assert (sum(each.state.gap for each in known), known.in_kernel) == (5, expected)
+
+
+def test_a_gap_over_a_reload_is_one_since_the_point_before_it() -> None:
+    before = Clients([], 0.0)
+    client = before.get("a" * 32, 0, 100.0)
+    client.points(0, 10, 100.0, "udp")
+    for dropped_at, expected in (({"udp": 50.0}, {}), ({"udp": 150.0}, {"udp": 5})):
+        known = Clients([client.copy(0)], 200.0)
+        known.resume(before.keep(199.0), 200.0)
+        known.get("a" * 32, 0, 201.0).points(15, 1, 201.0, "udp")
+        known.tick(203.0, dropped_at)
+        assert known.in_kernel == expected
+
+
 def test_a_frame_that_fills_the_hole_in_time_is_no_gap(client: Client) -> None:
     client.points(0, 10, 0.0)
     client.points(15, 5, 1.0)

@@ -12,6 +12,7 @@ import pytest
 from msgspec import msgpack
 
 from sendoff_server.agent import Agent
+from sendoff_server.agent import agent as life
 from sendoff_server.agent.handover import State, pack, unpack
 from sendoff_server.process import Handover, Refused
 from sendoff_server.spool import SpoolFailed, SpoolLocked
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from sendoff_server.aggregate import Rotation
     from sendoff_server.settings import Settings
 
 A = "a" * 32
@@ -263,6 +265,43 @@ async def test_points_that_the_kernel_dropped_just_before_a_reload_are_still_kno
         assert again.clients.in_kernel["udp"] == next(iter(again.clients)).state.gap
 
 
+async def test_drops_of_the_kernel_at_an_address_that_is_given_up_stay_in_the_total(tmp_path: Path) -> None:
+    small = settings(tmp_path, udp={"listen": "127.0.0.1:0", "receive_buffer": 4096})
+    async with running(tmp_path, small) as agent:
+        udp = connect(agent, "udp", socket.SOCK_DGRAM)
+        handover = await let_go(agent)
+        for _ in range(300):
+            udp.send(b"waits:1|c")
+        udp.close()
+    moved = settings(tmp_path, udp={"listen": "127.0.0.2:0"})
+    async with gone_on(tmp_path, handover, moved) as again:
+        await again.tick()
+        found = await status(again)
+        assert again.intake.lines["udp"] + found["kernel_drops"]["udp"] == 300
+        assert found["kernel_drops"]["udp"] > 0
+        [shown] = [each for each in found["inputs"] if each["name"] == "udp"]
+        assert shown["datagrams"] == again.intake.lines["udp"], "counts go on at the new address"
+
+
+async def test_connections_to_an_address_that_was_given_up_go_on_over_every_further_reload(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    without = settings(tmp_path, tcp={"listen": ""})
+    async with running(tmp_path) as agent:
+        tcp = connect(agent, "tcp")
+        await loop.sock_sendall(tcp, b"a:1|c\na:")
+        await until("read", lambda: agent.intake.lines["tcp"] == 1)
+        handover = await let_go(agent)
+    for _ in range(2):
+        async with gone_on(tmp_path, handover, without) as again:
+            await loop.sock_sendall(tcp, b"1|c\na:")
+            await until("read", lambda again=again: again.intake.lines["tcp"] == 1)  # type: ignore[misc]
+            handover = await let_go(again)
+    async with gone_on(tmp_path, handover, without) as again:
+        assert (await status(again))["rejected"] == {}
+        tcp.close()
+        await until("its input has ended with it", lambda: len(again._inputs) == 3)
+
+
 async def test_a_disk_that_takes_nothing_refuses_the_reload_and_everything_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +327,38 @@ async def test_a_disk_that_takes_nothing_refuses_the_reload_and_everything_goes_
         await until("journaled", lambda: journaled(agent, 2))
         client.close()
         udp.close()
+
+
+@pytest.mark.parametrize("busy", ["with a second that is over", "with what is in memory"])
+async def test_a_disk_that_takes_too_long_refuses_the_reload_and_nothing_is_counted_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: str
+) -> None:
+    monkeypatch.setattr(life, "SETTLE_S", 0.2)
+    async with running(tmp_path) as agent:
+        udp = connect(agent, "udp", socket.SOCK_DGRAM)
+        udp.send(b"kept:1|c")
+        await until("read", lambda: agent.intake.lines["udp"] == 1)
+        assert agent._spool is not None
+        store, slow = agent._spool.journal, asyncio.Event()
+
+        async def slowly(rotation: Rotation) -> None:
+            await store(rotation)
+            await slow.wait()
+
+        with monkeypatch.context() as ill:
+            ill.setattr(agent._spool, "journal", slowly)
+            if busy == "with a second that is over":
+                await until("the tick is at it", lambda: agent.windows.held == 1)
+            with pytest.raises(Refused, match=r"within 0\.2 s"):
+                await asyncio.wait_for(agent.settle(), 10)
+            udp.send(b"kept:1|c")
+            await until("read on", lambda: agent.intake.lines["udp"] == 2)
+            slow.set()
+        await until("journaled", lambda: journaled(agent, 2))
+        handover = await let_go(agent)
+        udp.close()
+    async with gone_on(tmp_path, handover) as again:
+        assert await journaled(again, 2)
 
 
 async def journaled(agent: Agent, points: int) -> bool:

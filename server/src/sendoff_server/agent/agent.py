@@ -265,12 +265,7 @@ class Agent:
         for each in self._inputs:
             each.hold()
         try:
-            if not await self.committer.flush(SETTLE_S):
-                raise Refused(f"the spool did not take what was read within {SETTLE_S:g} s: {self.committer.blocked}")
-            async with self._ticking:
-                await self.windows.turn(self._clock(), everything=True)
-                if self.windows.held or not await self.chores.store_clients(len(self.clients), fold=True):
-                    raise Refused("the spool does not take what is in memory; the log says why")
+            await self._store_in_time()
         except BaseException:
             self.phase = "running"
             for each in self._inputs:
@@ -278,6 +273,26 @@ class Agent:
                 if isinstance(each, StreamInput) and not self.committer.pressed:
                     each.resume()
             raise
+
+    async def _store_in_time(self) -> None:
+        """Raises Refused if the disk does not take what is in memory, or takes too long for it."""
+        end = self._running() + SETTLE_S
+        slow = f"the spool did not take what is in memory within {SETTLE_S:g} s"
+        if not await self.committer.flush(SETTLE_S):
+            raise Refused(f"{slow}: {self.committer.blocked or 'its disk is slow'}")
+        # Never cancelled: the disk may have it by then, and what is not known to be stored would be stored again.
+        storing = asyncio.create_task(self._store_memory(), name="settle")
+        if not (await asyncio.wait({storing}, timeout=max(0.0, end - self._running())))[0]:
+            raise Refused(f"{slow}: its disk is slow")
+        if not storing.result():
+            raise Refused("the spool does not take what is in memory; the log says why")
+
+    async def _store_memory(self) -> bool:
+        async with self._ticking:
+            if self.phase != "handing over":  # given up while a tick had the disk
+                return False
+            await self.windows.turn(self._clock(), everything=True)
+            return not self.windows.held and await self.chores.store_clients(len(self.clients), fold=True)
 
     async def let_go(self) -> Handover:
         """After `settle`: end all but the sockets, the connections and the lock, for the next run."""

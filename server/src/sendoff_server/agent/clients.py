@@ -69,7 +69,7 @@ class Client:
     charged: list[Hole] = field(default_factory=list)
     """Holes that were charged since the last tick, which asks whether the kernel had them."""
     counted_at: float = 0.0
-    """When the last of its points came."""
+    """When the last of its points came, or when this run began, if that was later."""
 
     @property
     def at_rest(self) -> bool:
@@ -87,7 +87,7 @@ class Client:
         """A client of an earlier run: its connections have ended, and nothing more is known."""
         if state.state == LIVE:
             state.state = TAIL_UNKNOWN
-        return cls(state, state.upto, deque(state.refused, MAX_REFUSED), seen=now)
+        return cls(state, state.upto, deque(state.refused, MAX_REFUSED), seen=now, counted_at=now)
 
     def hello(self, body: dict[str, Any]) -> None:
         """Take over what a hello says of the client."""
@@ -182,7 +182,7 @@ class Client:
         last did. It says of datagrams only how many, so this is whatever went missing while it was dropping some.
         """
         for hole in self.charged:
-            if dropped_at.get(hole.origin, -KERNEL_LAG_S) >= hole.since - KERNEL_LAG_S:
+            if dropped_at.get(hole.origin, -inf) >= hole.since - KERNEL_LAG_S:
                 yield hole.origin, hole.end - hole.first
         self.charged.clear()
 
@@ -234,12 +234,15 @@ class Client:
 
 
 class KeptClient(msgspec.Struct):
-    """What goes from one run to the next beside the spool. Seconds: how long it was silent; times of holes from now."""
+    """What goes from one run to the next beside the spool. Seconds: how long it was silent, and since the last of its
+    points; times of holes from now.
+    """
 
     client: str
     live: bool
     silent_s: float
     holes: list[Hole]
+    counted_s: float = 0.0
 
 
 class Clients:
@@ -274,6 +277,7 @@ class Clients:
                 client.state.state == LIVE,
                 now - client.seen,
                 [hole._replace(until=hole.until - now, since=hole.since - now) for hole in client.holes],
+                now - client.counted_at,
             )
             for client in self._known.values()
             if client.state.state == LIVE or client.holes
@@ -283,7 +287,7 @@ class Clients:
         """Go on with clients of the run before in this process: they did not end with it."""
         for each in kept:
             if client := self._known.get(each.client):
-                client.seen = now - each.silent_s
+                client.seen, client.counted_at = now - each.silent_s, now - each.counted_s
                 client.holes = [hole._replace(until=now + hole.until, since=now + hole.since) for hole in each.holes]
                 if each.live and client.state.state == TAIL_UNKNOWN:
                     client.state.state = LIVE

@@ -97,6 +97,12 @@ class DatagramInput:
         while may_go_on() and self._read_one():
             pass
 
+    def succeed(self, old: "DatagramInput") -> None:
+        """Go on counting where the input stopped that was at another address before."""
+        for name, value in asdict(old.counts).items():
+            setattr(self.counts, name, getattr(self.counts, name) + value)
+        self.kernel_dropped += old.kernel_dropped
+
     def close(self) -> None:
         """Stop reading and let the socket go. Twice is fine."""
         self.hold()

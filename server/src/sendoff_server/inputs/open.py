@@ -81,18 +81,31 @@ def go_on(
         old = _input(sock, kept, intake, clock)
         log.info("input %s no longer listens on %s", old.name, old.address)
         if isinstance(old, StreamInput):
-            old.start()
-            inputs.append(old)
-            old.retire()
+            inputs.append(_retired(old))
         else:
             old.drain(may_go_on)
+            old.poll_kernel()
             old.close()
+            for each in inputs:
+                if isinstance(each, DatagramInput) and each.name == old.name:
+                    each.succeed(old)
     streams = {each.name: each for each in reversed(inputs) if isinstance(each, StreamInput)}
-    for connection in inherited.connections[:]:
-        if connection.input in streams:
-            inherited.connections.remove(connection)
-            streams[connection.input].adopt(connection)
+    for connection in inherited.connections:
+        if connection.input not in streams:  # an earlier run gave its address up
+            nowhere = socket.socket(socket.AF_UNIX)
+            kept = KeptSocket(connection.input, nowhere.fileno(), "", ours=False)
+            streams[connection.input] = _retired(StreamInput(connection.input, nowhere, intake, clock, kept=kept))
+            inputs.append(streams[connection.input])
+        streams[connection.input].adopt(connection)
+    inherited.connections = []
     inherited.close()
+
+
+def _retired(old: StreamInput) -> StreamInput:
+    """It takes in who waits there, and then ends with the last of its connections."""
+    old.start()
+    old.retire()
+    return old
 
 
 def give_up(inputs: list[Input]) -> tuple[list[KeptSocket], list[KeptConnection]]:
