@@ -302,6 +302,54 @@ async def test_connections_to_an_address_that_was_given_up_go_on_over_every_furt
         await until("its input has ended with it", lambda: len(again._inputs) == 3)
 
 
+def moved(folder: Path, data_dir: Path) -> Settings:
+    """The settings of `folder`, with the data elsewhere."""
+    here = settings(folder)
+    return here.model_copy(update={"agent": here.agent.model_copy(update={"data_dir": data_dir})})
+
+
+@pytest.mark.parametrize("why", ["cannot be used", "another agent"])
+async def test_a_folder_of_data_that_cannot_be_had_is_said_and_the_old_one_stays(
+    tmp_path: Path, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    here, other = tmp_path / "here", tmp_path / "other"
+    here.mkdir()
+    other.mkdir()
+    async with running(other) as another:
+        if why == "cannot be used":
+            (other / "file").touch()
+        async with running(here) as agent:
+            client = FrameClient(agent, A)
+            await client.hello()
+            handover = await let_go(agent)
+        wanted = other / "file" if why == "cannot be used" else other
+        async with gone_on(here, handover, moved(here, wanted)) as again:
+            await client.send("event", {"name": "after"}, seq=1)
+            await client.acknowledged(1)
+            assert (await status(again))["spool"]["path"] == str(here / "agent")
+            client.close()
+            with pytest.raises(SpoolLocked):
+                await Agent(settings(here, unix={"path": str(tmp_path / "other.sock")})).start()
+        assert another.phase == "running"
+    assert "agent.data_dir" in caplog.text
+    assert [each["name"] for each in stored(here, EVENTS)] == ["after"]
+
+
+async def test_another_folder_of_data_is_used_after_a_reload_and_the_old_one_is_free(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    async with running(here) as agent:
+        handover = await let_go(agent)
+    async with gone_on(here, handover, moved(here, there)) as again:
+        assert (await status(again))["spool"]["path"] == str(there / "agent")
+        sockets = {name: {"path": str(tmp_path / name)} for name in ("unix", "unix_datagram")}
+        async with running(here, settings(here, **sockets)):
+            pass
+    assert f"what waits in {here / 'agent'} stays there" in caplog.text
+
+
 async def test_a_disk_that_takes_nothing_refuses_the_reload_and_everything_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from sendoff_server.agent.commit import Committer
 from sendoff_server.agent.control import Control, Reload
 from sendoff_server.agent.handover import State, pack
 from sendoff_server.agent.intake import Intake
+from sendoff_server.agent.place import limits_of, open_there
 from sendoff_server.agent.rates import Rates
 from sendoff_server.agent.status import Status
 from sendoff_server.agent.storms import Storms
@@ -33,7 +34,7 @@ from sendoff_server.inputs.sockets import default_unix_path
 from sendoff_server.ledger import Books
 from sendoff_server.outputs import build
 from sendoff_server.process import Handover, Refused
-from sendoff_server.settings import Settings, SpoolSettings
+from sendoff_server.settings import Settings
 from sendoff_server.spool import ClassLimit, OutputSpec, Spool, SpoolLimits
 from sendoff_server.version import __version__
 
@@ -112,17 +113,21 @@ class Agent:
         outputs = [build(name, output) for name, output in settings.outputs.items()]
         specs = [OutputSpec(each.name, each.interval_ms, gather=each.max_batches == 1) for each in outputs]
         limits = Limits(max_series=settings.agent.max_series, gauge_minus=settings.agent.gauge_minus)
-        self._spool = spool = Spool.open(
-            settings.agent.data_dir / "agent",
-            specs,
-            merge=make_core(limits).merge,  # a core of its own: it runs in the spool's thread
-            host=settings.agent.host,
-            now_ms=self._clock(),
-            limits=_limits(settings.spool),
-            clock=self._clock,
-            running=self._running,
-            kept_lock=before.lock if before else None,
-        )
+
+        def open_in(folder: Path, lock: int | None) -> Spool:
+            return Spool.open(
+                folder,
+                specs,
+                merge=make_core(limits).merge,  # a core of its own: it runs in the spool's thread
+                host=settings.agent.host,
+                now_ms=self._clock(),
+                limits=limits_of(settings.spool),
+                clock=self._clock,
+                running=self._running,
+                kept_lock=lock,
+            )
+
+        self._spool = spool = open_there(settings.agent.data_dir / "agent", before, open_in)
         self.core = make_core(limits, spool.gauges, (spool.epoch, spool.next_window))
         self.clients = Clients(spool.clients.values(), self._running())
         if before:
@@ -313,6 +318,7 @@ class Agent:
             State(
                 held_ms=self._held_ms,
                 lock=lock,
+                spool=str(self._spool.path),
                 sockets=sockets + web,
                 connections=connections,
                 clients=clients,
@@ -377,12 +383,3 @@ class Agent:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-def _limits(spool: SpoolSettings) -> SpoolLimits:
-    events, metrics = spool.events, spool.metrics
-    return SpoolLimits(
-        ClassLimit(events.limit, events.age, events.when_full),
-        ClassLimit(metrics.limit, metrics.age, metrics.when_full),
-        spool.receipts,
-    )

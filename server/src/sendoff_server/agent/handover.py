@@ -28,6 +28,8 @@ class State(msgspec.Struct):
     held_ms: int = 0
     """When reading stopped, monotonic ms."""
     lock: int | None = None
+    spool: str = ""
+    """The folder that the lock is of."""
     sockets: list[KeptSocket] = []
     connections: list[KeptConnection] = []
     clients: list[KeptClient] = []
