@@ -35,7 +35,7 @@ from sendoff_server.ledger import Books
 from sendoff_server.outputs import build
 from sendoff_server.process import Handover, Refused
 from sendoff_server.settings import Settings
-from sendoff_server.spool import ClassLimit, OutputSpec, Spool, SpoolLimits
+from sendoff_server.spool import OutputSpec, Spool
 from sendoff_server.version import __version__
 
 log = logging.getLogger(__name__)

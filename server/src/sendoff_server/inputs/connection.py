@@ -4,16 +4,29 @@ import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from sendoff_server.inputs.contract import Intake, Session
 from sendoff_server.inputs.kept import KeptConnection
 from sendoff_server.wire.frame import StreamDecoder
 
-if TYPE_CHECKING:
-    from sendoff_server.inputs.stream import StreamCounts
-
 READ_BYTES = 65_536
+
+
+@dataclass(slots=True)
+class StreamCounts:
+    """Running totals of one input. `refused`: connections beyond the limit; `evicted`: idle ones that gave way;
+
+    `stalled`: ended because a unit did not come to its end; `reset`: broken off by the peer.
+    """
+
+    accepted: int = 0
+    refused: int = 0
+    evicted: int = 0
+    stalled: int = 0
+    reset: int = 0
+    bytes: int = 0
 
 
 class Owner(Protocol):
@@ -21,7 +34,7 @@ class Owner(Protocol):
 
     name: str
     loop: asyncio.AbstractEventLoop
-    counts: "StreamCounts"
+    counts: StreamCounts
     intake: Intake
     clock: Callable[[], float]
 

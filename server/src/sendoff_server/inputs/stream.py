@@ -16,12 +16,12 @@ import resource
 import socket
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from msgspec import structs
 
-from sendoff_server.inputs.connection import Connection
+from sendoff_server.inputs.connection import Connection, StreamCounts
 from sendoff_server.inputs.contract import Intake
 from sendoff_server.inputs.kept import KeptConnection, KeptSocket, resume_counts
 from sendoff_server.inputs.sockets import inode_of, remove_file, shown
@@ -39,21 +39,6 @@ IDLE_AFTER = 300.0
 LINGER = 10.0
 """Seconds that a connection is kept for its last acknowledgement after its peer has finished writing."""
 ACCEPT_PAUSE = 1.0
-
-
-@dataclass(slots=True)
-class StreamCounts:
-    """Running totals of one input. `refused`: connections beyond the limit; `evicted`: idle ones that gave way;
-
-    `stalled`: ended because a unit did not come to its end; `reset`: broken off by the peer.
-    """
-
-    accepted: int = 0
-    refused: int = 0
-    evicted: int = 0
-    stalled: int = 0
-    reset: int = 0
-    bytes: int = 0
 
 
 class StreamInput:
