@@ -20,6 +20,8 @@ import pytest
 
 from demo.parts import BIN, Part, Stage, free_port, get_json, wait_until
 from sendoff_server.doctor.places import look
+from sendoff_server.doctor.running import examine
+from sendoff_server.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,6 +146,32 @@ def self_signed(folder: Path) -> ssl.SSLContext:
     return context
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, Part]]:
+    """A stage whose gateway and agent run, and the agent: for all tests that leave both as they found them."""
+    made = Stage(tmp_path_factory.mktemp("whole"))
+    made.write_config(key=None)
+    made.write_config(key=made.make_key("demo"))
+    edit(made, "interval = 2", "interval = 1")
+    gateway = made.gateway()
+    gateway.start(f"{made.gateway_url}/readyz")
+    try:
+        with alive(made) as agent:
+            yield made, agent
+    finally:
+        gateway.stop()
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    """A stage of which nothing runs. Its output has a key that no gateway knows."""
+    made = Stage(tmp_path)
+    made.write_config(key="sk_wrong")
+    edit(made, "[agent]\n", "[agent]\ndrain = 0\n")
+    edit(made, "interval = 2", "interval = 1")
+    return made
+
+
 @pytest.fixture
 def open_stage() -> Iterator[Stage]:
     """A stage in a folder that every user may enter."""
@@ -151,6 +179,7 @@ def open_stage() -> Iterator[Stage]:
     folder.chmod(0o755)
     made = Stage(folder)
     made.write_config(key=None)
+    edit(made, "[agent]\n", "[agent]\ndrain = 0\n")
     yield made
     shutil.rmtree(folder)
 
@@ -158,7 +187,9 @@ def open_stage() -> Iterator[Stage]:
 # ---- all is well ----
 
 
-def test_both_probes_arrive_over_every_hop_and_the_doctor_says_when(stage: Stage, gateway: Part, agent: Part) -> None:
+def test_both_probes_arrive_over_every_hop_and_the_doctor_says_when(whole: tuple[Stage, Part]) -> None:
+    stage, _ = whole
+    before = its_clients(stage)
     found = report(stage)
     assert found["faults"] == []
     assert found["well"]
@@ -172,16 +203,21 @@ def test_both_probes_arrive_over_every_hop_and_the_doctor_says_when(stage: Stage
     assert all(hop["ms"] >= 0 for hop in found["hops"])
     event = get_json(f"{stage.gateway_url}/api/v1/demo/events/{found['event']}")
     assert (event["name"], event["service"]) == ("sendoff.doctor", "sendoff-doctor")
-    wait_until("all its clients ended", lambda: ends_of_its_clients(stage) == ["ended"] * 4)
+    wait_until("all its clients ended", lambda: new(stage, before) == ["ended"] * 4)
 
 
-def ends_of_its_clients(stage: Stage) -> list[str]:
+def its_clients(stage: Stage) -> dict[str, str]:
+    """The doctor's clients, and how each is."""
     clients = get_json(f"{stage.agent_url}/status.json")["clients"]
-    return [each["state"] for each in clients if each["service"] == "sendoff-doctor"]
+    return {each["client"]: each["state"] for each in clients if each["service"] == "sendoff-doctor"}
 
 
-def test_what_the_doctor_prints_is_for_people(stage: Stage, gateway: Part, agent: Part) -> None:
-    done = run(stage)
+def new(stage: Stage, before: dict[str, str]) -> list[str]:
+    return [state for client, state in its_clients(stage).items() if client not in before]
+
+
+def test_what_the_doctor_prints_is_for_people(whole: tuple[Stage, Part]) -> None:
+    done = run(whole[0])
     assert done.returncode == 0, done.stdout
     assert "stored at the gateway of main" in done.stdout
     assert "nothing is wrong with the set-up" in done.stdout
@@ -205,7 +241,8 @@ def test_sockets_that_a_killed_agent_left_over_are_named(stage: Stage) -> None:
     assert {"agent_not_running", "socket_stale", "control_stale"} <= codes(found)
 
 
-def test_a_stopped_agent_is_told_from_none(stage: Stage, gateway: Part, agent: Part) -> None:
+def test_a_stopped_agent_is_told_from_none_and_not_waited_for_longer_than_asked(whole: tuple[Stage, Part]) -> None:
+    stage, agent = whole
     assert agent.process is not None
     agent.process.send_signal(19)
     try:
@@ -213,7 +250,9 @@ def test_a_stopped_agent_is_told_from_none(stage: Stage, gateway: Part, agent: P
     finally:
         agent.process.send_signal(18)
     assert "control_silent" in codes(found)
-    assert hops(found, "event") == {"client → agent": "failed"}
+    [way] = found["hops"]
+    assert way["state"] == "failed"
+    assert way["detail"] == "the agent did not acknowledge it within 2 s"
 
 
 def test_a_path_that_is_too_long_for_a_socket_is_named(stage: Stage) -> None:
@@ -222,8 +261,9 @@ def test_a_path_that_is_too_long_for_a_socket_is_named(stage: Stage) -> None:
 
 
 def test_a_client_whose_environment_points_elsewhere_is_told_where_the_agent_is(
-    stage: Stage, gateway: Part, agent: Part
+    whole: tuple[Stage, Part],
 ) -> None:
+    stage, _ = whole
     found = report(stage, SENDOFF_SOCKET=f"{stage.folder}/elsewhere.sock")
     assert {"socket_missing", "client_elsewhere"} <= codes(found)
     assert f"SENDOFF_SOCKET={stage.folder}/agent.sock" in fault(found, "client_elsewhere")["remedy"]
@@ -302,7 +342,7 @@ def test_a_receive_buffer_smaller_than_asked_for_is_good_to_know(open_stage: Sta
     part = open_stage.agent()
     part.command = [*without("net_admin"), *part.command]
     with alive(open_stage, part):
-        found = report(open_stage)
+        found = report(open_stage, "--wait", "0")
     small = fault(found, "receive_buffer_small")
     assert "sysctl -w net.core.rmem_max" in small["remedy"]
     assert not small["serious"]
@@ -316,24 +356,32 @@ def test_a_disk_that_is_nearly_full_is_named_and_a_spool_that_takes_nothing(open
     try:
         edit(open_stage, f'data_dir = "{open_stage.folder}"\n[inputs', f'data_dir = "{disk}"\n[inputs')
         with alive(open_stage):
-            found = report(open_stage)
+            found = report(open_stage, "--wait", "0")
             assert codes(found) == {"disk_nearly_full", "no_output"}
             with (disk / "filler").open("wb") as filler, contextlib.suppress(OSError):
                 while True:
                     filler.write(b"x" * 65_536)
                     filler.flush()
-            found = report(open_stage)
+            found = report(open_stage, "--wait", "0")
         assert {"disk_nearly_full", "spool_blocked"} <= codes(found)
         assert hops(found, "event") == {"client → agent": "failed"}
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
 
 
+def test_a_spool_that_is_damaged_is_named(whole: tuple[Stage, Part]) -> None:
+    stage, _ = whole
+    status = get_json(f"{stage.agent_url}/status.json")
+    status["spool"]["damaged"] = "a page is not what was written"
+    [found] = examine(status, load(stage.config, {}))
+    assert (found.code, status["spool"]["damaged"] in found.words) == ("spool_damaged", True)
+
+
 # ---- the destinations ----
 
 
 def test_a_gateway_that_is_not_there_is_named_and_what_is_kept_meanwhile(stage: Stage, agent: Part) -> None:
-    found = report(stage, "--wait", "3")
+    found = report(stage, "--wait", "1")
     assert "connection refused" in fault(found, "unreachable")["words"]
     assert hops(found, "event") == {
         "client → agent": "arrived",
@@ -365,10 +413,14 @@ def test_a_destination_that_speaks_no_tls_is_named(stage: Stage) -> None:
     assert "does not speak TLS" in fault(found, "tls")["words"]
 
 
-def test_a_key_that_is_refused_is_named_and_the_output_that_is_parked_for_it(stage: Stage, gateway: Part) -> None:
-    stage.write_config(key="sk_wrong")
+def test_a_key_that_is_refused_is_named_and_the_output_that_is_parked_for_it(
+    stage: Stage, whole: tuple[Stage, Part]
+) -> None:
+    edit(stage, stage.gateway_url, whole[0].gateway_url)
     with alive(stage):
-        found = report(stage, "--wait", "5")
+        assert "key_refused" in codes(report(stage, "--wait", "0"))
+        wait_until("parked", lambda: output_of(stage)["state"] == "parked")
+        found = report(stage, "--wait", "0")
     assert {"key_refused", "output_parked"} <= codes(found)
     assert "401" in fault(found, "key_refused")["words"]
 
@@ -397,12 +449,13 @@ def test_a_destination_that_fails_is_named(stage: Stage) -> None:
         edit(stage, 'type = "gateway"', 'type = "http"')
         edit(stage, f'url = "{stage.gateway_url}"', f'url = "{url}"')
         with alive(stage):
-            found = report(stage, "--wait", "3")
-            wait_until("the agent has tried", lambda: _waits(stage))
+            report(stage, "--wait", "0")
+            wait_until("the agent has tried", lambda: output_of(stage)["state"] == "waiting")
             found = report(stage, "--wait", "0")
     assert {"destination_failing", "output_waiting"} <= codes(found)
 
 
-def _waits(stage: Stage) -> bool:
-    [output] = get_json(f"{stage.agent_url}/status.json")["outputs"]
-    return bool(output["state"] == "waiting" and output["last_error"])
+def output_of(stage: Stage) -> dict[str, Any]:
+    found: dict[str, Any]
+    [found] = get_json(f"{stage.agent_url}/status.json")["outputs"]
+    return found

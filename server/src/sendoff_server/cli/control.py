@@ -118,9 +118,9 @@ def _first(places: list[Path], uid: int, work: Callable[[Path], T]) -> T:
     raise NoAnswer("no agent answers on this host. Start one with `sendoff agent`. Looked at:\n  " + "\n  ".join(tried))
 
 
-def ask_one(path: str, place: Path, uid: int) -> Any:
+def ask_one(path: str, place: Path, uid: int, timeout_s: float = TIMEOUT_S) -> Any:
     """The JSON at ``path`` from the agent at one control socket, or a `Silent`."""
-    return _try(place, uid, lambda place: _get(place, path, "GET", TIMEOUT_S))
+    return _try(place, uid, lambda place: _get(place, path, "GET", timeout_s))
 
 
 def _try(place: Path, uid: int, work: Callable[[Path], T]) -> T | Silent:

@@ -27,7 +27,7 @@ async def examine(settings: Settings, environ: Mapping[str, str], uid: int, wait
     until = time.monotonic() + wait_s
     configured = settings.inputs.unix.path or None
     report = Report(probe.new_event_id(time.time_ns() // 1_000_000))
-    found, silent = running.agents(_controls(configured, environ, uid), uid)
+    found, silent = running.agents(_controls(configured, environ, uid), uid, wait_s)
     report.faults += running.which(found, silent)
     report.faults += places.look(environ, uid, configured)
     agent = _chosen(found, settings)
@@ -48,10 +48,10 @@ async def _travel(
     journey: Journey, report: Report, settings: Settings, agent: Answer | None, entrance: Path | None, until: float
 ) -> None:
     if entrance is not None:
-        journey.send_event(str(entrance))
+        journey.send_event(str(entrance), until)
     report.faults += await destinations.examine_all(journey.destinations)
     if agent is not None:
-        journey.send_counters(_inputs(agent.status["addresses"]), agent.status)
+        journey.send_counters(_inputs(agent.status["addresses"]), agent.status, until)
         journey.expect(agent.status)
     if journey.hops:
         await journey.follow(until)

@@ -37,25 +37,25 @@ class Journey:
     _connections: list[probe.Connection] = field(default_factory=list)
     _targets: dict[str, int] = field(default_factory=dict)
 
-    def send_event(self, address: str) -> None:
-        """As an application sends it, over the stream that it would take."""
+    def send_event(self, address: str, until: float) -> None:
+        """As an application sends it, over the stream that it would take. `until`: monotonic seconds."""
         hop = self._hop("event", f"client → agent, {address}")
         self._sent_ms, self._began["event"] = time.time_ns() // 1_000_000, time.monotonic()
         try:
-            connection = probe.Connection(address)
+            connection = probe.Connection(address, until - time.monotonic())
             self._connections.append(connection)
             hop.arrive(connection.event(self.event_id, self._sent_ms), "acknowledged: on the agent's disk")
         except probe.NotTaken as error:
             hop.fail(str(error))
 
-    def send_counters(self, addresses: dict[str, str], status: Json | None) -> None:
+    def send_counters(self, addresses: dict[str, str], status: Json | None, until: float) -> None:
         """One over every input that there is."""
         self._journaled_before = _journaled(status) if status else 0
         self._began["counter"] = time.monotonic()
         for name, address in addresses.items():
             hop = self._hop("counter", f"client → agent, {name} {address}")
             try:
-                client = self._count(name, address)
+                client = self._count(name, address, until)
             except probe.NotTaken as error:
                 hop.fail(str(error))
                 continue
@@ -104,10 +104,10 @@ class Journey:
         self.hops.append(hop)
         return hop
 
-    def _count(self, name: str, address: str) -> str:
+    def _count(self, name: str, address: str, until: float) -> str:
         if name in DATAGRAMS:
             return probe.datagram(address)
-        connection = probe.Connection(address)
+        connection = probe.Connection(address, until - time.monotonic())
         self._connections.append(connection)
         connection.count()
         return connection.client

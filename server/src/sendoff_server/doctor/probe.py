@@ -15,7 +15,8 @@ from typing import Any
 SERVICE = "sendoff-doctor"
 NAME = "sendoff.doctor"
 COUNTER = b"sendoff.doctor:1|c"
-ACK_S = 10.0
+ACK_S, LEAST_ACK_S = 10.0, 2.0
+"""What an agent that is busy gets for its answer; and at least, however short the wait for everything is to be."""
 LONGEST_ANSWER = 1_048_576
 
 
@@ -48,14 +49,15 @@ def bye(last_seq: int, last_n: int) -> bytes:
 class Connection:
     """A client on a stream: it says hello, sends, waits for acknowledgements, and says bye."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, patience_s: float) -> None:
         """Connect and say hello. Raises `NotTaken`."""
         self.client = new_client()
+        self._ack_s = min(max(patience_s, LEAST_ACK_S), ACK_S)
         self._buffer = b""
         self._points = self._seq = 0
         try:
             self._sock = connect(address, socket.SOCK_STREAM)
-            self._sock.settimeout(ACK_S)
+            self._sock.settimeout(self._ack_s)
         except OSError as error:
             raise NotTaken(f"{address}: {error.strerror or error}") from error
         hello = {"service": SERVICE, "host": socket.gethostname(), "pid": os.getpid(), "lib": "sendoff-doctor"}
@@ -94,7 +96,7 @@ class Connection:
             raise NotTaken(f"the agent broke the connection off: {error.strerror or error}") from error
 
     def _acknowledged(self, upto: int) -> None:
-        end = time.monotonic() + ACK_S
+        end = time.monotonic() + self._ack_s
         while True:
             answer = self._answer(end)
             for refused in answer.get("refused") or []:
@@ -111,7 +113,7 @@ class Connection:
                     raise NotTaken("the agent closed the connection")
                 self._buffer += got
         except TimeoutError:
-            raise NotTaken(f"the agent did not acknowledge it within {ACK_S:g} s") from None
+            raise NotTaken(f"the agent did not acknowledge it within {self._ack_s:.0f} s") from None
         except OSError as error:
             raise NotTaken(f"the agent broke the connection off: {error.strerror or error}") from error
         data, self._buffer = self._buffer[4 : 4 + self._length()], self._buffer[4 + self._length() :]

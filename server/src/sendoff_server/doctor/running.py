@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sendoff_server.cli.control import Silent, ask_one
+from sendoff_server.cli.control import TIMEOUT_S, Silent, ask_one
 from sendoff_server.doctor import host
 from sendoff_server.doctor.report import Fault
 from sendoff_server.outputs.words import plain_url
 from sendoff_server.settings import Settings
 
+LEAST_ANSWER_S = 2.0
+"""What an agent that is busy gets for its answer, however short the wait for everything is to be."""
 NEARLY = 0.9
 """Of a limit of the spool: the next outage soon costs something."""
 Json = dict[str, Any]
@@ -26,12 +28,12 @@ class Answer:
     status: Json
 
 
-def agents(places: Sequence[Path], uid: int) -> tuple[list[Answer], list[Silent]]:
+def agents(places: Sequence[Path], uid: int, patience_s: float) -> tuple[list[Answer], list[Silent]]:
     """Every agent that answers on one of these control sockets, and why the others do not."""
     found: dict[int, Answer] = {}
     silent = []
     for place in dict.fromkeys(places):
-        answer = ask_one("/status.json", place, uid)
+        answer = ask_one("/status.json", place, uid, min(max(patience_s, LEAST_ANSWER_S), TIMEOUT_S))
         if isinstance(answer, Silent):
             silent.append(answer)
         else:
@@ -66,6 +68,9 @@ def examine(status: Json, settings: Settings) -> Iterator[Fault]:
         yield Fault(
             "spool_blocked", words, "make room on its disk, mend the output that does not flow, or raise the limit"
         )
+    if status["spool"]["damaged"]:
+        words = f"the agent's spool is damaged: {status['spool']['damaged']}"
+        yield Fault("spool_damaged", words, "restart the agent, which rescues what can be read; look at the disk")
     yield from _limits(status["spool"])
     for output in status["outputs"]:
         if output["state"] == "parked":
