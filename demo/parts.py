@@ -135,7 +135,8 @@ class Stage:
     def agent_url(self) -> str:
         return f"http://127.0.0.1:{self.web_port}"
 
-    def write_config(self, key: str | None) -> None:
+    def write_config(self, key: str | None, *, storm: int | None = None) -> None:
+        """Write the settings; `storm` is `spool.storm` if it is not to be the default."""
         output = (
             f'[outputs.main]\ntype = "gateway"\nurl = "{self.gateway_url}"\nkey = "{key}"\ninterval = 2\n'
             if key
@@ -148,6 +149,7 @@ class Stage:
             f'[inputs.tcp]\nlisten = "127.0.0.1:{self.statsd_port}"\n'
             f'[web]\nlisten = "127.0.0.1:{self.web_port}"\n'
             f'[gateway]\nlisten = "127.0.0.1:{self.gateway_port}"\ndata_dir = "{self.folder}"\n{output}'
+            + (f"[spool]\nstorm = {storm}\n" if storm is not None else "")
         )
 
     def make_key(self, project: str) -> str:
