@@ -70,6 +70,17 @@ def words(found: dict[str, Any]) -> Iterator[str]:
     )
     yield from _section("listens on", list(found["addresses"].items()))
     yield from _outputs(found["outputs"])
+    yield from _books(books)
+    yield from _never_seen(found)
+    yield from _dead(found["dead_letters"])
+    yield from _unknown(found["spool"])
+    imbalances = books["imbalances"]
+    yield ""
+    yield "the books balance" if not imbalances else "THE BOOKS DO NOT BALANCE; this is a fault in Sendoff:"
+    yield from (f"  {each}" for each in imbalances)
+
+
+def _books(books: dict[str, Any]) -> Iterator[str]:
     yield from _section(
         "events",
         [
@@ -102,25 +113,26 @@ def words(found: dict[str, Any]) -> Iterator[str]:
     )
     rejected = [(r["source"], r["received"], r["accepted"], _lost(r["rejected"])) for r in books["lines"]]
     yield from _section("metric lines", rejected, ("SOURCE", "RECEIVED", "ACCEPTED", "REJECTED"))
+
+
+def _never_seen(found: dict[str, Any]) -> Iterator[str]:
     drops = [
         (name, number, found["kernel_points"].get(name, 0)) for name, number in found["kernel_drops"].items() if number
     ]
     head = ("INPUT", "DATAGRAMS", "POINTS (IN GAPS AS WELL)")
     yield from _section("dropped by the kernel, never seen here", drops, head)
-    yield from _dead(found["dead_letters"])
+
+
+def _unknown(spool: dict[str, Any]) -> Iterator[str]:
     unknown = [
         (time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(each["at"] / 1000)), each["why"], each["kept"])
-        for each in found["spool"]["unknown"]
+        for each in spool["unknown"]
     ]
-    if found["spool"]["damaged"]:
+    if spool["damaged"]:
         yield from _section(
-            "THE SPOOL IS DAMAGED: restart the agent, which rescues what can be read", [(found["spool"]["damaged"],)]
+            "THE SPOOL IS DAMAGED: restart the agent, which rescues what can be read", [(spool["damaged"],)]
         )
     yield from _section("unknown: lost, and nobody can say how much", unknown)
-    imbalances = books["imbalances"]
-    yield ""
-    yield "the books balance" if not imbalances else "THE BOOKS DO NOT BALANCE; this is a fault in Sendoff:"
-    yield from (f"  {each}" for each in imbalances)
 
 
 def _outputs(outputs: list[dict[str, Any]]) -> Iterator[str]:
