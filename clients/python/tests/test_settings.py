@@ -23,7 +23,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
      "unix:///" + "x" * 120, "udp://a/b:1", 7, "http://x", "udp://h:\u0663"],
 )  # fmt: skip
 def test_a_wrong_address_is_named_with_its_remedy(address: Any) -> None:
-    with pytest.raises(SettingError, match=r"sendoff.init: address must be .*, not "):
+    with pytest.raises(SettingError, match=r"sendoff.init: address must .*, not "):
         sendoff.init(address)
     assert current.client is None
 

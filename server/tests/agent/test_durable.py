@@ -233,7 +233,7 @@ async def test_a_connection_that_is_let_go_while_an_answer_waits_is_forgotten(tm
 async def test_a_client_for_which_there_is_no_room_is_acknowledged_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sendoff_server.agent.clients.MAX_LEAVING", 5)
+    monkeypatch.setattr("sendoff_server.intake.clients.MAX_LEAVING", 5)
     async with running(tmp_path) as agent:
         agent.clients._most = 10
         udp = connect(agent, "udp", socket.SOCK_DGRAM)
@@ -390,7 +390,7 @@ async def test_stopping_stores_what_was_written_before(tmp_path: Path) -> None:
 async def test_stopping_stores_what_the_dead_left_also_when_it_is_more_than_is_held_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sendoff_server.agent.commit.HIGH_BYTES", 20_000)
+    monkeypatch.setattr("sendoff_server.intake.commit.HIGH_BYTES", 20_000)
     async with running(tmp_path) as agent:
         agent._on_pressure(True)
         for n in range(8):

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from sendoff_server.agent.events import event_line, found_line, make_id
-from sendoff_server.agent.points import count_points
-from sendoff_server.agent.scrub import HIDDEN, hides, scrub, scrub_address
 from sendoff_server.aggregate import Found
+from sendoff_server.intake.events import event_line, found_line, make_id
+from sendoff_server.intake.points import count_points
+from sendoff_server.intake.scrub import HIDDEN, hides, scrub, scrub_address
 from sendoff_server.spool import ClientState
 from sendoff_server.wire.frame import decode_frame
 

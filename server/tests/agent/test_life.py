@@ -159,7 +159,7 @@ async def test_clients_that_ended_long_ago_are_folded_into_totals(tmp_path: Path
 async def test_more_clients_than_there_is_room_for_are_folded_and_their_points_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sendoff_server.agent.clients.MAX_LEAVING", 1_000)
+    monkeypatch.setattr("sendoff_server.intake.clients.MAX_LEAVING", 1_000)
     async with running(tmp_path) as agent:
         agent.clients._most = 10
         udp = connect(agent, "udp", socket.SOCK_DGRAM)

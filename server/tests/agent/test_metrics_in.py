@@ -137,7 +137,7 @@ async def test_what_dogstatsd_clients_say_they_dropped_is_their_loss(tmp_path: P
 
 
 async def test_the_number_of_sources_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sendoff_server.agent.intake.MAX_SOURCES", 5)
+    monkeypatch.setattr("sendoff_server.intake.intake.MAX_SOURCES", 5)
     async with running(tmp_path) as agent:
         udp = connect(agent, "udp", DGRAM)
         for n in range(50):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sendoff_server.agent.storms import Storms
+from sendoff_server.intake.storms import Storms
 from sendoff_server.settings import Settings
 from sendoff_server.spool import SpoolFailed
 from sendoff_server.wire.frame import encode_unit

@@ -74,20 +74,24 @@ def init(
     not_in_app: Sequence[str] | None = None,
     excepthooks: bool | None = None,
     buffer: int | None = None,
+    spool: str | None = None,
+    allow_plaintext: bool | None = None,
     debug: bool | None = None,
 ) -> None:
     """Set the client up. Harmless without an agent; called again, it replaces what was set up before.
 
     Each argument wins over its environment variable (`SENDOFF_SERVICE` and so on); `sendoff.settings.DECLARED`
-    describes them all. `address` is None for the agent's usual Unix socket, `unix:///path`, or `udp://host:port`
-    (events go by TCP to the same place). Raises `SettingError`, and only that, if a setting cannot be used.
+    describes them all. `address` is None for the agent's usual Unix socket, `unix:///path`, `udp://host:port`
+    (events go by TCP to the same place), `zmq+ipc:///path`, `zmq+tcp://127.0.0.1:port`; or, without an agent,
+    `https://KEY@gateway` or `zmq+curve://SECRET@host:port?server=KEY`. Raises `SettingError`, and only that, if a
+    setting cannot be used.
     """
     from sendoff import lifecycle
 
     given = dict(  # noqa: C408 - the names once, not twice
         address=address, service=service, env=env, release=release, enabled=enabled, linger=linger, scrub=scrub,
         locals=locals, source=source, in_app=in_app, not_in_app=not_in_app, excepthooks=excepthooks,
-        buffer=buffer, debug=debug,
+        buffer=buffer, spool=spool, allow_plaintext=allow_plaintext, debug=debug,
     )  # fmt: skip
     lifecycle.begin(given)
 

@@ -57,7 +57,7 @@ class Client:
             "host": frame.cut(os.uname().nodename, frame.STRING_LIMIT),
             "lib": f"sendoff-python/{__version__}",
         }
-        if settings.address.is_udp:
+        if settings.address.scheme == "udp":
             return UdpRoute(settings.address, new_client, who, os.getpid(), tally, self._random)
         return UnixRoute(settings.address, new_client(), who, os.getpid(), tally, self._random)
 

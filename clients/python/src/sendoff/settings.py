@@ -37,52 +37,138 @@ class Setting:
 
 
 class Address:
-    """Where the agent is: `path` of a Unix socket (None: found by the protocol's rule), or `host` and `port`."""
+    """Where messages go. `scheme` says how:
 
-    __slots__ = ("host", "path", "port")
+    - `unix`: the agent's socket at `path` (None: found by the protocol's rule);
+    - `udp`: metrics by UDP and events by TCP to the agent at `host` and `port`;
+    - `zmq+ipc`: the agent's ZeroMQ socket at `path`; `zmq+tcp`: the same at `host` and `port`, of this machine only;
+    - `zmq+curve`: `host` and `port` of a gateway (or an agent), whose public key is `server`, as who holds `secret`;
+    - `https`, `http`: a gateway at `host`, `port` and `prefix`, as who holds the key `secret`.
 
-    def __init__(self, path: str | None = None, host: str = "", port: int = 0) -> None:
+    Never shows its secret.
+    """
+
+    __slots__ = ("host", "path", "port", "prefix", "scheme", "secret", "server")
+
+    def __init__(
+        self,
+        scheme: str = "unix",
+        *,
+        path: str | None = None,
+        host: str = "",
+        port: int = 0,
+        prefix: str = "",
+        secret: str = "",
+        server: str = "",
+    ) -> None:
+        self.scheme = scheme
         self.path = path
         self.host = host
         self.port = port
+        self.prefix = prefix
+        self.secret = secret
+        self.server = server
 
     @property
-    def is_udp(self) -> bool:
-        """Whether metrics go by UDP and events by TCP to the same host and port."""
-        return bool(self.host)
+    def place(self) -> str:
+        """Host and port as they are written."""
+        return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def __repr__(self) -> str:
-        return f"udp://{self.host}:{self.port}" if self.host else f"unix://{self.path or ''}"
+        if not self.host:
+            return f"{self.scheme}://{self.path or ''}"
+        return f"{self.scheme}://{'…@' if self.secret else ''}{self.place}{self.prefix}"
+
+
+_CURVE_KEY = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+_KEY = frozenset(chr(code) for code in range(0x21, 0x7F)) - frozenset("@/?#")
+_FORMS = (
+    '"unix:///path/of/agent.sock", "udp://host:port", "https://KEY@gateway", '
+    '"zmq+curve://SECRET@host:port?server=KEY", "zmq+ipc:///path" or "zmq+tcp://127.0.0.1:port"; '
+    "leave it out to look for the agent's usual socket"
+)
 
 
 def _address(value: object) -> Address:
     if value is None or value == "":
         return Address()
-    wanted = (
-        'must be "unix:///path/of/agent.sock" or "udp://host:port"; leave it out to look for the agent\'s usual socket'
-    )
     if type(value) is not str:
-        raise ValueError(wanted)
-    scheme, _, rest = value.partition("://")
-    if scheme == "unix" and rest.startswith("/") and "\0" not in rest:
-        if len(os.fsencode(rest)) > 107:
-            raise ValueError(
-                "must be a path of at most 107 bytes, which is all that a Unix socket can have: move the socket"
-            )
-        return Address(path=rest)
-    host, colon, port = rest.rpartition(":")
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if (
-        scheme == "udp"
-        and colon
-        and host
-        and not set(host) & set("/@ \0")
-        and port.isascii()
-        and port.isdigit()
-        and 0 < int(port[:6]) < 65536
-    ):
-        return Address(host=host, port=int(port))
-    raise ValueError(wanted)
+        raise ValueError(f"must be {_FORMS}")
+    scheme, separator, rest = value.partition("://")
+    read = {
+        "unix": _at_path,
+        "zmq+ipc": _at_path,
+        "udp": _at_host,
+        "zmq+tcp": _at_host,
+        "zmq+curve": _at_curve,
+        "https": _at_web,
+        "http": _at_web,
+    }.get(scheme)
+    if read is None or not separator:
+        raise ValueError(f"must be {_FORMS}")
+    return read(scheme, rest)
+
+
+def _at_path(scheme: str, rest: str) -> Address:
+    if not rest.startswith("/") or "\0" in rest:
+        raise ValueError(f"must be a path after {scheme}://, such as {scheme}:///run/sendoff/agent.sock")
+    if len(os.fsencode(rest)) > 107:
+        raise ValueError(
+            "must be a path of at most 107 bytes, which is all that a Unix socket can have: move the socket"
+        )
+    return Address(scheme, path=rest)
+
+
+def _at_host(scheme: str, rest: str) -> Address:
+    host, port = _host(rest, scheme, None)
+    if scheme == "zmq+tcp" and not _is_loopback(host):
+        raise ValueError("must name this machine (127.0.0.1), as nothing is encrypted: use zmq+curve:// to another one")
+    return Address(scheme, host=host, port=port)
+
+
+def _at_curve(scheme: str, rest: str) -> Address:
+    secret, _, rest = rest.rpartition("@")
+    place, _, server = rest.partition("?server=")
+    for key in (secret, server):
+        if len(key) != 43 or not _CURVE_KEY.issuperset(key):
+            raise ValueError("must be the whole line that `sendoff gateway keys create PROJECT --curve` printed")
+    host, port = _host(place.rstrip("/"), scheme, None)
+    return Address(scheme, host=host, port=port, secret=secret, server=server)
+
+
+def _at_web(scheme: str, rest: str) -> Address:
+    key, _, rest = rest.rpartition("@")
+    key = key.removesuffix(":")
+    if not key or not _KEY.issuperset(key):
+        raise ValueError(f"must have the project's key in it: {scheme}://KEY@gateway.example.com")
+    place, slash, prefix = rest.partition("/")
+    if not _KEY.issuperset(prefix.replace("/", "")):
+        raise ValueError("must have a path of plain letters, without ? and #, behind the host")
+    host, port = _host(place, scheme, 443 if scheme == "https" else 80)
+    return Address(scheme, host=host, port=port, prefix=(slash + prefix).rstrip("/"), secret=key)
+
+
+def _host(place: str, scheme: str, usual: int | None) -> tuple[str, int]:
+    """Host and port of `host:port`; the port may be missing where there is a usual one."""
+    host, colon, port = place.rpartition(":")
+    if usual is not None and (not colon or place.endswith("]")):
+        host, port = place, str(usual)
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    right = host and (bracketed or ":" not in host) and not set(host) & set("/@?# \0[]")
+    if not right or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+        raise ValueError(f"must name a host and a port: {scheme}://host:port")
+    return host, int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or (host.startswith("127.") and set(host) <= set("0123456789."))
+
+
+def _folder(value: object) -> str:
+    if type(value) is not str or (value and not os.path.isabs(value)) or "\0" in value:
+        raise ValueError("must be the absolute path of a folder, or empty")
+    return value
 
 
 def _text(value: object) -> str:
@@ -140,7 +226,12 @@ def _names(value: object) -> tuple[str, ...]:
 
 DECLARED = (
     Setting(
-        "address", None, _address, "Where the agent is: unix:///path or udp://host:port. Empty: the usual Unix socket."
+        "address",
+        None,
+        _address,
+        "Where messages go: unix:///path, udp://host:port, zmq+ipc:///path or zmq+tcp://127.0.0.1:port of an agent; "
+        "https://KEY@host or zmq+curve://SECRET@host:port?server=KEY of a gateway. Empty: the agent's usual Unix "
+        "socket.",
     ),
     Setting("service", "", _text, "The name of this application."),
     Setting("env", "", _text, "Where it runs, such as production."),
@@ -154,13 +245,28 @@ DECLARED = (
     Setting("not_in_app", (), _names, "Modules that do not."),
     Setting("excepthooks", True, _switch, "Whether uncaught exceptions of the process and of threads are reported."),
     Setting("buffer", 8_388_608, _size, "Bytes of events not acknowledged and metrics not sent that are kept."),
+    Setting(
+        "spool",
+        "",
+        _folder,
+        "Folder where events wait that a gateway has not acknowledged, so that they survive the process. Only for "
+        "https and zmq+curve; empty: in memory only.",
+    ),
+    Setting(
+        "allow_plaintext",
+        False,
+        _switch,
+        "Whether a key may be sent unencrypted (http://) to another machine, where it can be read on the way.",
+    ),
     Setting("debug", False, _switch, "Whether errors inside the client are printed to stderr."),
 )
 
 
-def _shown(value: object) -> str:
-    """What was given, for the message of an error."""
+def _shown(name: str, value: object) -> str:
+    """What was given, for the message of an error. An address may have a secret in it, and is shown without."""
     if type(value) is str:
+        if name == "address" and "@" in value:
+            value = f"{value.partition('://')[0]}://…@{value.rpartition('@')[2]}"
         return ascii(value[:100])
     if type(value) is float or (type(value) is int and value.bit_length() <= 64):
         return str(value)
@@ -183,6 +289,8 @@ class Settings:
     not_in_app: tuple[str, ...]
     excepthooks: bool
     buffer: int
+    spool: str
+    allow_plaintext: bool
     debug: bool
 
     def __init__(self, given: Mapping[str, object], environ: Mapping[str, str]) -> None:
@@ -202,7 +310,21 @@ class Settings:
             try:
                 setattr(self, setting.name, setting.check(value))
             except ValueError as error:
-                raise SettingError(f"{source} {error}, not {_shown(value)}.") from None
+                raise SettingError(f"{source} {error}, not {_shown(setting.name, value)}.") from None
+        self._fit_together()
+
+    def _fit_together(self) -> None:
+        address = self.address
+        if address.scheme == "http" and not _is_loopback(address.host) and not self.allow_plaintext:
+            raise SettingError(
+                f"sendoff.init: address sends its key unencrypted to {address.host}. Use https://, or set "
+                "allow_plaintext=True if the network in between is your own."
+            )
+        if self.spool and address.scheme not in ("https", "http", "zmq+curve"):
+            raise SettingError(
+                "sendoff.init: spool is for sending without an agent (https, zmq+curve); the agent has its own. "
+                "Leave it out."
+            )
 
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{setting.name}={getattr(self, setting.name)!r}' for setting in DECLARED)})"

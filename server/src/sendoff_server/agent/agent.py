@@ -16,21 +16,21 @@ from typing import Any
 
 from sendoff_server.agent.backlog import Backlog
 from sendoff_server.agent.chores import Chores
-from sendoff_server.agent.clients import Clients
-from sendoff_server.agent.commit import Committer
 from sendoff_server.agent.control import Control, Reload
 from sendoff_server.agent.handover import State, pack
-from sendoff_server.agent.intake import Intake
 from sendoff_server.agent.place import limits_of, open_there
 from sendoff_server.agent.rates import Rates
 from sendoff_server.agent.status import Status
-from sendoff_server.agent.storms import Storms
 from sendoff_server.agent.web import Web
 from sendoff_server.agent.windows import Windows
 from sendoff_server.aggregate import Limits, make_core
 from sendoff_server.delivery import Delivery
 from sendoff_server.inputs import DatagramInput, Inherited, InputError, StreamInput, assign, give_up, go_on, open_inputs
 from sendoff_server.inputs.sockets import default_unix_path
+from sendoff_server.intake.clients import Clients
+from sendoff_server.intake.commit import Committer
+from sendoff_server.intake.intake import Intake
+from sendoff_server.intake.storms import Storms
 from sendoff_server.ledger import Books
 from sendoff_server.outputs import build
 from sendoff_server.process import Handover, Refused

@@ -6,10 +6,10 @@ None of it is lost when the disk refuses: it is tried again with the next tick.
 import logging
 from collections.abc import Callable
 
-from sendoff_server.agent.clients import Clients
-from sendoff_server.agent.commit import Committer
-from sendoff_server.agent.storms import Storms
 from sendoff_server.delivery import Delivery
+from sendoff_server.intake.clients import Clients
+from sendoff_server.intake.commit import Committer
+from sendoff_server.intake.storms import Storms
 from sendoff_server.spool import Spool, SpoolError
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from sendoff_server.agent.commit import Committer
+from sendoff_server.intake.commit import Committer
 from sendoff_server.spool import Spool, keeping
 from sendoff_server.spool.checking import checking
 

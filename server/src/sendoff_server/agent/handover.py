@@ -9,9 +9,9 @@ import logging
 
 import msgspec
 
-from sendoff_server.agent.clients import KeptClient
 from sendoff_server.inputs import Inherited
 from sendoff_server.inputs.kept import KeptConnection, KeptSocket
+from sendoff_server.intake.clients import KeptClient
 from sendoff_server.process import Handover
 from sendoff_server.version import __version__
 

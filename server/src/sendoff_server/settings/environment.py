@@ -55,7 +55,7 @@ def _output_path(variable: str, of_output: list[Setting], names: Mapping[str, st
 
 def _value(path: tuple[str, ...], text: str) -> object:
     """All settings read text, but for tables, which are JSON in a variable."""
-    if path[-1] == "headers":
+    if path[-1] in ("headers", "clients"):
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
@@ -65,7 +65,9 @@ def _value(path: tuple[str, ...], text: str) -> object:
 
 def _unknown(variable: str, plain: Mapping[str, Setting], of_output: list[Setting]) -> Fault | None:
     """A variable in one of our sections must exist; outside of them only one that is nearly ours is worth a word."""
-    section = variable[len(PREFIX) :].partition("_")[0].lower()
+    section, _, rest = variable[len(PREFIX) :].lower().partition("_")
+    if section in Settings.model_fields and not rest:  # called like a section: SENDOFF_SPOOL is a client's
+        return None
     ours = section in Settings.model_fields
     near = closest(variable, plain, cutoff=0.88)
     if near is None and not ours:

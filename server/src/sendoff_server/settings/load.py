@@ -104,11 +104,12 @@ def _read(path: Path) -> tuple[dict[str, Any], Fault | None]:
 
 
 def _leaves(data: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[str]:
-    """Dotted keys of all values. An output's headers are one value."""
+    """Dotted keys of all values. An output's headers are one value, and so are the clients of inputs.zmq."""
     found: list[str] = []
     for name, value in data.items():
         of_output = path[:1] == ("outputs",)
-        if isinstance(value, dict) and not (of_output and (len(path) == 2 or not value)):
+        table = (of_output and (len(path) == 2 or not value)) or (*path, name) == ("inputs", "zmq", "clients")
+        if isinstance(value, dict) and not table:
             found += _leaves(value, (*path, name))
         else:
             found.append(".".join((*path, name)))
@@ -134,6 +135,7 @@ def _conflict(data: dict[str, Any], origins: Mapping[str, str], where: str, foun
         (("inputs", "tcp", "listen"), defaults.inputs.tcp.listen),
         (("web", "listen"), defaults.web.listen),
         (("gateway", "listen"), defaults.gateway.listen),
+        (("gateway", "zmq", "listen"), defaults.gateway.zmq.listen),
     ):
         value: Any = data
         for name in keys:

@@ -83,6 +83,10 @@ def _read_optional_socket(value: object) -> Path | Literal[False] | None:
     return units.read_socket_path(value)
 
 
+def _read_file(value: object) -> Path | None:
+    return None if value is None or value == "" else units.read_path(value)
+
+
 def default_data_dir(environ: Mapping[str, str], uid: int) -> Path:
     """``/var/lib/sendoff`` for root, else ``sendoff`` in the user's folder for state (XDG Base Directory)."""
     if uid == 0:
@@ -224,13 +228,43 @@ class TcpSettings(_Section):
     listen: LoopbackListen = Field(default="127.0.0.1:8125", description='A loopback address. "" switches it off')
 
 
+class ZmqInputSettings(_Section):
+    """Frames and lines over ZeroMQ: from this machine, or with CURVE from the clients that are named here."""
+
+    listen: Annotated[str, BeforeValidator(units.read_endpoint), Kind("address")] = Field(
+        default="",
+        examples=["ipc:///run/sendoff/agent.zmq"],
+        description='"ipc:///path" or "tcp://HOST:PORT". "" is off. Clients use it as zmq+ipc:///path, '
+        "zmq+tcp://HOST:PORT or, with CURVE, the line that `sendoff agent curve NAME` prints",
+    )
+    mode: Mode = Field(default="0660", description="Permissions of an ipc socket: who may send")
+    clients: Annotated[dict[str, str], BeforeValidator(units.read_curve_clients), Kind("table", dict)] = Field(
+        default_factory=dict,
+        description="Names and public keys of the clients that may send by tcp. With one, CURVE is asked of all; a "
+        "tcp address that is not a loopback one needs one",
+    )
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        scheme, _, place = self.listen.partition("://")
+        if scheme == "ipc" and self.clients:
+            raise wrong("has clients with keys on an ipc socket", "leave clients out: `mode` says who may send there")
+        if scheme == "tcp" and not self.clients and not split_listen(place).loopback:
+            raise wrong(
+                "can be reached from other machines, and nothing there asks who is sending",
+                "add clients = { NAME = KEY } with what `sendoff agent curve NAME` printed, or listen on 127.0.0.1",
+            )
+        return self
+
+
 class InputsSettings(_Section):
-    """Where the agent listens. None of these asks who is sending, so none leaves this machine."""
+    """Where the agent listens. None but zmq with clients asks who is sending, so no other leaves this machine."""
 
     unix: UnixSettings = Field(default_factory=UnixSettings)
     unix_datagram: UnixDatagramSettings = Field(default_factory=UnixDatagramSettings)
     udp: UdpSettings = Field(default_factory=UdpSettings)
     tcp: TcpSettings = Field(default_factory=TcpSettings)
+    zmq: ZmqInputSettings = Field(default_factory=ZmqInputSettings)
 
     @model_validator(mode="after")
     def _apart(self) -> Self:
@@ -291,7 +325,8 @@ class OutputSettings(_Section):
     )
     url: Link = Field(
         examples=["https://gateway.example.com"],
-        description="gateway: its base address, to which /v1/batches is added. http: the address to post to",
+        description="gateway: its base address, to which /v1/batches is added, or zmq+curve://HOST:PORT?server=KEY, as "
+        "`sendoff gateway keys create PROJECT --curve` prints it. http: the address to post to",
     )
     key: Annotated[SecretStr | None, BeforeValidator(lambda v: None if v is None else _key(v)), Kind("secret")] = Field(
         default=None,
@@ -319,6 +354,8 @@ class OutputSettings(_Section):
 
     @model_validator(mode="after")
     def _safe(self) -> Self:
+        if self.url.lower().startswith("zmq+curve://"):
+            self._check_zmq()
         secret = self.key is not None or any(name.lower() in SECRET_HEADERS for name in self.headers)
         if self.type == "gateway" and self.key is None:
             raise wrong(
@@ -333,6 +370,17 @@ class OutputSettings(_Section):
                 "use an https:// address, or set allow_plaintext = true if the network in between is your own",
             )
         return self
+
+    def _check_zmq(self) -> None:
+        if self.type != "gateway":
+            raise wrong("has the type http and the url of a gateway's ZeroMQ port", 'set type to "gateway"')
+        if self.headers:
+            raise wrong("sets headers, which ZeroMQ has none of", "leave headers out")
+        if self.key is not None and not re.fullmatch(units.CURVE_KEY, self.key.get_secret_value()):
+            raise wrong(
+                "has a key that is no CURVE key",
+                "copy the key that `sendoff gateway keys create PROJECT --curve` printed",
+            )
 
 
 def _same_machine(rest: str) -> bool:
@@ -369,19 +417,66 @@ class RetentionSettings(_Section):
         return self
 
 
+class GatewayZmqSettings(_Section):
+    """Clients without an agent, and agents, over ZeroMQ: one port for all customers, each known by its CURVE key."""
+
+    listen: Listen = Field(
+        default="",
+        examples=["0.0.0.0:8702"],
+        description="Any address: always encrypted, and only for keys made with `sendoff gateway keys create PROJECT "
+        '--curve`. "" is off',
+    )
+    public: Listen = Field(
+        default="",
+        examples=["gateway.example.com:8702"],
+        description="The address under which clients reach it, for the line that is printed with a key. Default: this "
+        "host's name and the port of listen",
+    )
+
+
+class DirectSettings(_Section):
+    """What one project may send without an agent, by HTTP or ZeroMQ. Beyond it, its clients are told to come again."""
+
+    rate: Annotated[Size, _within(1024, 2**40, units.say_size)] = Field(
+        default=16 * 2**20, description="Bytes a second; a burst of two seconds is let through"
+    )
+    in_flight: Annotated[Size, _within(2**20, 2**40, units.say_size)] = Field(
+        default=32 * 2**20, description="Bytes taken in and not stored yet"
+    )
+    max_series: Annotated[Count, _within(100, 10_000_000, str)] = Field(
+        default=20_000, description="Series held at once; more of a name are summed in an overflow series"
+    )
+    max_clients: Annotated[Count, _within(10, 1_000_000, str)] = Field(
+        default=10_000, description="Clients (processes) that are known at once; the one longest unheard gives way"
+    )
+
+
 class GatewaySettings(_Section):
     """The gateway: takes batches in, keeps them, shows them."""
 
     listen: Listen = Field(
         default="127.0.0.1:8700",
-        description="Any address: senders need a key. Put a proxy with TLS in front of one that others can reach",
+        description="Any address: senders need a key. One that others can reach needs TLS: a certificate here, or a "
+        "proxy in front",
     )
+    certificate: Annotated[
+        Path | None, BeforeValidator(_read_file), Kind("path", lambda value: str(value) if value else "")
+    ] = Field(
+        default=None,
+        description="PEM file with the certificate and its chain: `listen` then speaks HTTPS. Read again when it "
+        "changes",
+    )
+    certificate_key: Annotated[
+        Path | None, BeforeValidator(_read_file), Kind("path", lambda value: str(value) if value else "")
+    ] = Field(default=None, description="PEM file with its private key. Default: the key is in the same file")
     data_dir: Folder = Field(
         default_factory=_data_dir,
         examples=["/var/lib/sendoff"],
         description="Folder of the store; the gateway uses its subfolder gateway/. Default as agent.data_dir",
     )
     retention: RetentionSettings = Field(default_factory=RetentionSettings)
+    zmq: GatewayZmqSettings = Field(default_factory=GatewayZmqSettings)
+    direct: DirectSettings = Field(default_factory=DirectSettings)
 
     @model_validator(mode="after")
     def _listens(self) -> Self:
@@ -435,6 +530,7 @@ class Settings(_Section):
                 "inputs.tcp.listen": self.inputs.tcp.listen,
                 "web.listen": self.web.listen,
                 "gateway.listen": self.gateway.listen,
+                "gateway.zmq.listen": self.gateway.zmq.listen,
             }
         )
         if found:

@@ -148,7 +148,7 @@ def read_link(value: object) -> str:
         host, port = parts.hostname, parts.port
     except ValueError:
         raise wrong("is not a web address", remedy) from None
-    if parts.scheme not in ("http", "https"):
+    if parts.scheme not in ("http", "https", "zmq+curve"):
         raise wrong("is neither an http:// nor an https:// address", remedy)
     if not host or port == 0:
         raise wrong("names no host that can be reached", remedy)
@@ -156,6 +156,43 @@ def read_link(value: object) -> str:
         raise wrong("has credentials in it", "take them out and put them into the setting `key` of this output")
     if parts.fragment:
         raise wrong("ends in a #fragment, which is never sent", "leave it out")
+    if parts.scheme == "zmq+curve" and not (
+        port and re.fullmatch(f"server={CURVE_KEY}", parts.query) and not parts.path.strip("/")
+    ):
+        raise wrong(
+            "is not the address of a gateway's ZeroMQ port",
+            "copy the url that `sendoff gateway keys create PROJECT --curve` printed",
+        )
+    return value
+
+
+CURVE_KEY = r"[A-Za-z0-9_-]{43}"
+"""A CURVE key, public or secret: 32 bytes in the alphabet of base64url, without padding."""
+
+
+def read_endpoint(value: object) -> str:
+    """Where a ZeroMQ socket is bound: ``ipc:///path`` or ``tcp://HOST:PORT``; empty or false disables."""
+    if value is False or value == "":
+        return ""
+    remedy = 'write "ipc:///path" or "tcp://HOST:PORT"'
+    scheme, _, place = value.partition("://") if isinstance(value, str) else ("", "", "")
+    if scheme == "ipc":
+        return f"ipc://{read_socket_path(place)}"
+    if scheme == "tcp":
+        return f"tcp://{split_listen(place)}"
+    raise wrong("is not the address of a ZeroMQ socket", remedy)
+
+
+def read_curve_clients(value: object) -> object:
+    """A table of names and public CURVE keys, no key twice."""
+    remedy = 'write clients = { shop = "KEY" } with what `sendoff agent curve shop` printed'
+    if not isinstance(value, dict):
+        raise wrong("is not a table of names and keys", remedy)
+    for name, key in value.items():
+        if not isinstance(key, str) or not re.fullmatch(CURVE_KEY, key):
+            raise wrong(f"has no public key of 43 characters for {str(name)[:40]!r}", remedy)
+    if len(set(value.values())) < len(value):
+        raise wrong("has one key under two names", "make a key for each client")
     return value
 
 

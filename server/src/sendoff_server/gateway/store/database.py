@@ -11,19 +11,23 @@ from pathlib import Path
 
 import apsw
 
-from sendoff_server.gateway.store.sql import SCHEMA
+from sendoff_server.gateway.store.sql import MIGRATE_1, SCHEMA
 from sendoff_server.spool import wal
 
 FILE = "gateway.sqlite3"
-VERSION = 1
+VERSION = 2
 OLDEST_SQLITE = (3, 51, 3)
 CHECKED_THROUGH = 134_217_728
 """Bytes of a file that is read through at start; about a second."""
 
 _UNREACHABLE = (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError, apsw.IOError, apsw.FullError)
 
-MIGRATIONS: dict[int, Callable[[apsw.Connection], None]] = {}
+MIGRATIONS: dict[int, Callable[[apsw.Connection], None]] = {1: lambda db: _run(db, MIGRATE_1)}
 """From version n to n + 1: run in one transaction when a file of version n is opened. Never removed, only added to."""
+
+
+def _run(db: apsw.Connection, script: str) -> None:
+    db.execute(script)
 
 
 class StoreError(Exception):

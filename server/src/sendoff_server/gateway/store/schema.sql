@@ -1,4 +1,4 @@
--- The gateway's store, version 1. Times are Unix ms by the gateway's clock, except `t` and window starts (the sender's).
+-- The gateway's store, version 2. Times are Unix ms by the gateway's clock, except `t` and window starts (the sender's).
 -- Every table but projects and keys belongs to one project; `project` leads each key, so that no query can cross over.
 
 CREATE TABLE projects (
@@ -7,7 +7,8 @@ CREATE TABLE projects (
     created INTEGER NOT NULL
 ) STRICT;
 
--- Only the SHA-256 of a key is kept. `hint` is its beginning, so that people can tell keys apart.
+-- Only the SHA-256 of a key is kept, or (`curve`) the public half of a CURVE key. `hint` is its beginning, so that people can
+-- tell keys apart.
 CREATE TABLE keys (
     id      INTEGER PRIMARY KEY,
     project INTEGER NOT NULL REFERENCES projects,
@@ -15,7 +16,8 @@ CREATE TABLE keys (
     hint    TEXT NOT NULL,
     created INTEGER NOT NULL,
     used    INTEGER,
-    revoked INTEGER
+    revoked INTEGER,
+    curve   INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 -- Batch ids already stored: repeats are recognised by them, overlapping covers by the last four columns (snapshots only).
@@ -147,4 +149,32 @@ CREATE TABLE counts (
     name    TEXT NOT NULL,
     n       INTEGER NOT NULL,
     PRIMARY KEY (project, name)
+) STRICT, WITHOUT ROWID;
+
+-- Clients that send without an agent: what each was acknowledged (`upto`, `n`) and what is known of it. `state` is JSON.
+CREATE TABLE clients (
+    project INTEGER NOT NULL,
+    client  TEXT NOT NULL,
+    seen    INTEGER NOT NULL,
+    state   BLOB NOT NULL,
+    PRIMARY KEY (project, client)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX clients_by_age ON clients (seen);
+
+-- The last values of gauges that such clients set relatively: key and state as the core gives them.
+CREATE TABLE gauges (
+    project INTEGER NOT NULL,
+    key     BLOB NOT NULL,
+    state   BLOB NOT NULL,
+    PRIMARY KEY (project, key)
+) STRICT, WITHOUT ROWID;
+
+-- Their books, by source (wire format, section 6): running totals, committed with what they count.
+CREATE TABLE direct_books (
+    project INTEGER NOT NULL,
+    book    TEXT NOT NULL,
+    source  TEXT NOT NULL,
+    name    TEXT NOT NULL,
+    n       INTEGER NOT NULL,
+    PRIMARY KEY (project, book, source, name)
 ) STRICT, WITHOUT ROWID;

@@ -20,5 +20,6 @@ def load(file: str) -> dict[str, str]:
 
 
 SCHEMA = _text("schema.sql")
+MIGRATE_1 = _text("migrate_1.sql")
 QUERIES = load("queries.sql")
 LOOK = load("look.sql")

@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 
-from sendoff_server.agent.scrub import scrub, scrub_address
 from sendoff_server.aggregate import Found
+from sendoff_server.intake.scrub import scrub, scrub_address
 from sendoff_server.spool import ClientState
 from sendoff_server.wire.frame import Frame
 

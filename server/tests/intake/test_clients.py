@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sendoff_server.agent import clients as module
-from sendoff_server.agent.clients import Client, Clients
+from sendoff_server.intake import clients as module
+from sendoff_server.intake.clients import Client, Clients
 from sendoff_server.spool import ClientState
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sendoff_server.agent.scrub import HIDDEN, hides, scrub
+from sendoff_server.intake.scrub import HIDDEN, hides, scrub
 
 VECTORS = json.loads((Path(__file__).parents[3] / "protocol/vectors/secrets.json").read_text(encoding="utf-8"))
 

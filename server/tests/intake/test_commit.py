@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sendoff_server.agent import commit as module
-from sendoff_server.agent.clients import Client
-from sendoff_server.agent.commit import Committer
+from sendoff_server.intake import commit as module
+from sendoff_server.intake.clients import Client
+from sendoff_server.intake.commit import Committer
 from sendoff_server.spool import ClientState, EventIn, Refusal, SpoolFailed, SpoolFull
 
 if TYPE_CHECKING:

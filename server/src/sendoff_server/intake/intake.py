@@ -11,14 +11,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from sendoff_server.agent.clients import Client, Clients
-from sendoff_server.agent.commit import Committer
-from sendoff_server.agent.events import event_line, found_line, make_id
-from sendoff_server.agent.points import count_points
-from sendoff_server.agent.storms import Fold, Storms
 from sendoff_server.aggregate import Core, Found
 from sendoff_server.inputs import Link
 from sendoff_server.inputs.kept import KeptSession
+from sendoff_server.intake.clients import Client, Clients
+from sendoff_server.intake.commit import Committer
+from sendoff_server.intake.events import event_line, found_line, make_id
+from sendoff_server.intake.points import count_points
+from sendoff_server.intake.storms import Fold, Storms
 from sendoff_server.spool import ClientState, EventIn, Refusal
 from sendoff_server.wire.frame import DURABLE, Frame, FrameError, Item, Lines, encode_ack
 
