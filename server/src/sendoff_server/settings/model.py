@@ -422,13 +422,11 @@ class GatewayZmqSettings(_Section):
 
     listen: Listen = Field(
         default="",
-        examples=["0.0.0.0:8702"],
-        description="Any address: always encrypted, and only for keys made with `sendoff gateway keys create PROJECT "
-        '--curve`. "" is off',
+        description="Any address, such as 0.0.0.0:8702: always encrypted, and only for keys made with `sendoff gateway "
+        'keys create PROJECT --curve`. "" is off',
     )
     public: Listen = Field(
         default="",
-        examples=["gateway.example.com:8702"],
         description="The address under which clients reach it, for the line that is printed with a key. Default: this "
         "host's name and the port of listen",
     )
