@@ -216,7 +216,7 @@ def test_writes_that_are_cut_short_are_finished_before_anything_else(
 ) -> None:
     from sendoff.sending import stream, unix
 
-    def small(path: str | None) -> stream.Stream:
+    def small(path: str | None) -> stream.SocketStream:
         made = unix.open_unix(path)
         made._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
         return made
@@ -241,7 +241,7 @@ def test_a_connection_that_breaks_inside_a_unit_loses_no_event_and_no_point(
 ) -> None:
     from sendoff.sending import stream, unix
 
-    def small(path: str | None) -> stream.Stream:
+    def small(path: str | None) -> stream.SocketStream:
         made = unix.open_unix(path)
         made._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
         return made

@@ -21,9 +21,10 @@ from sendoff.metrics import series
 from sendoff.receipt import Receipt
 from sendoff.sending import outbox as outbox_module
 from sendoff.sending.buffer import RESENDS
+from sendoff.sending.contract import Gone
 from sendoff.sending.outbox import Durable, Outbox
 from sendoff.sending.routes import UnixRoute
-from sendoff.sending.stream import Gone, Stream
+from sendoff.sending.stream import SocketStream
 from sendoff.settings import Settings
 from sendoff.tally import Tally
 
@@ -85,11 +86,11 @@ class Agent:
         self.ids: dict[tuple[str, int], str] = {}
         self.points: dict[tuple[str, int], int] = {}
 
-    def connect(self) -> Stream:
+    def connect(self) -> SocketStream:
         if not self.up:
             raise Gone("nobody listens")
         self.socket = Socket(self)
-        return Stream(self.socket)  # type: ignore[arg-type]
+        return SocketStream(self.socket)  # type: ignore[arg-type]
 
     def hear(self, socket: Socket) -> None:
         heard = socket.heard

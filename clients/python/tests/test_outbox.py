@@ -96,7 +96,7 @@ def test_what_was_left_to_a_thread_that_only_looked_is_written_all_the_same(peer
     assert sendoff.flush(30)
     assert isinstance(current.client, Client)
     outbox = current.client.outbox
-    until(lambda: outbox._turned[0] is None and outbox._turned[1] >= 0, "the thread at rest, watching the peer", 30)
+    until(lambda: outbox._turned[0] is None and outbox._turned[1], "the thread at rest, watching the peer", 30)
     inside, over = threading.Event(), threading.Event()
 
     def look() -> None:  # as `stats` and `receipt.wait` do
@@ -154,7 +154,7 @@ def test_a_point_that_comes_as_the_thread_falls_asleep_keeps_it_awake(
         return timeout
 
     monkeypatch.setattr(outbox, "_next", and_then_a_point)
-    timeout, _, _ = outbox.turn()
+    timeout, _ = outbox.turn()
     assert timeout is not None
     assert timeout <= 0.1
     outbox.points.queue.clear()

@@ -57,7 +57,13 @@ class Client:
             "host": frame.cut(os.uname().nodename, frame.STRING_LIMIT),
             "lib": f"sendoff-python/{__version__}",
         }
-        if settings.address.scheme == "udp":
+        scheme = settings.address.scheme
+        if scheme.startswith(("zmq", "http")):
+            from sendoff.sending.direct import DirectRoute, make_opener
+
+            opener = make_opener(settings.address, settings.linger)
+            return DirectRoute(settings.address, opener, new_client(), who, os.getpid(), tally, self._random)
+        if scheme == "udp":
             return UdpRoute(settings.address, new_client, who, os.getpid(), tally, self._random)
         return UnixRoute(settings.address, new_client(), who, os.getpid(), tally, self._random)
 

@@ -103,24 +103,36 @@ def bye(client: str, last_seq: int, last_n: int, dropped: Mapping[str, int]) -> 
 
 
 class AckError(ValueError):
-    """What came back is not an acknowledgement; the connection is of no use any more."""
+    """What came back is no answer; the connection is of no use any more."""
 
 
 class Ack:
-    """Everything up to `upto` is safe or refused; `refused` names what was refused, and why."""
+    """Everything up to `upto` is safe or refused; `refused` names what was refused, and why. Every point before `n` is
+    safe; None where the peer does not say. With `again` it is no acknowledgement: the peer takes nothing more on this
+    connection, and wants no other before so many seconds have passed.
+    """
 
-    __slots__ = ("refused", "upto")
+    __slots__ = ("again", "n", "refused", "upto")
 
-    def __init__(self, upto: int, refused: Iterable[tuple[int, str]] = ()) -> None:
+    def __init__(
+        self,
+        upto: int,
+        refused: Iterable[tuple[int, str]] = (),
+        *,
+        n: int | None = None,
+        again: float | None = None,
+    ) -> None:
         self.upto = upto
         self.refused = dict(refused)
+        self.n = n
+        self.again = again
 
     def __repr__(self) -> str:
-        return f"Ack(upto={self.upto}, refused={self.refused})"
+        return f"Ack(upto={self.upto}, refused={self.refused}, n={self.n}, again={self.again})"
 
 
 class AckDecoder:
-    """Bytes in any chunking to acknowledgements. Holds at most one unfinished unit."""
+    """Bytes of a stream in any chunking to answers. Holds at most one unfinished unit."""
 
     __slots__ = ("_rest",)
 
@@ -128,7 +140,7 @@ class AckDecoder:
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> list[Ack]:
-        """The acknowledgements that `data` completes. Raises `AckError` on anything else."""
+        """The answers that `data` completes. Raises `AckError` on anything else."""
         rest = self._rest
         rest += data
         found: list[Ack] = []
@@ -139,19 +151,33 @@ class AckDecoder:
                 raise AckError(f"a unit of {length} bytes")
             if len(rest) - at < 4 + length:
                 break
-            found.append(_ack(bytes(rest[at + 4 : at + 4 + length])))
+            found.append(answer(bytes(rest[at + 4 : at + 4 + length])))
             at += 4 + length
         del rest[:at]
         return found
 
 
-def _ack(raw: bytes) -> Ack:
+def answer(raw: bytes) -> Ack:
+    """One answer without a length before it, as a message of ZeroMQ or the body of an HTTP response has it. Raises
+    `AckError` on anything else. `raw` is at most UNIT_LIMIT bytes: whoever reads it sees to that.
+    """
     try:
         body = json.loads(raw)
+        if "ack" not in body:
+            return Ack(0, again=_seconds(body["again"]))
         refused = body.get("refused", ())
         pairs = [(item["seq"], item["reason"]) for item in refused]
-        if type(body["ack"]) is not int or not all(type(seq) is int and type(reason) is str for seq, reason in pairs):
+        n = body.get("n")
+        right = type(body["ack"]) is int and (n is None or (type(n) is int and n >= 0))
+        if not right or not all(type(seq) is int and type(reason) is str for seq, reason in pairs):
             raise AckError("an acknowledgement of the wrong types")
-        return Ack(body["ack"], ((seq, cut(reason, 100)) for seq, reason in pairs))
+        return Ack(body["ack"], ((seq, cut(reason, 100)) for seq, reason in pairs), n=n)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AckError(f"not an acknowledgement: {type(error).__name__}") from error
+
+
+def _seconds(value: object) -> float:
+    """Raises `ValueError` for what is no time to wait."""
+    if type(value) not in (int, float) or not 0 <= value <= 1e9:  # type: ignore[operator]
+        raise ValueError("not a number of seconds")
+    return float(value)  # type: ignore[arg-type]

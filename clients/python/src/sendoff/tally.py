@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 EVENT_REASONS = ("buffer_full", "too_long", "invalid", "unacceptable", "closed")
-METRIC_REASONS = ("buffer_full", "too_long", "invalid", "agent_absent", "send_failed", "closed")
+METRIC_REASONS = ("buffer_full", "too_long", "invalid", "unacceptable", "agent_absent", "send_failed", "closed")
 REASONS = tuple(f"event.{reason}" for reason in EVENT_REASONS) + tuple(f"metric.{reason}" for reason in METRIC_REASONS)
 INTERNAL = "internal_error"
 """Errors of our own that were kept from the application: not a drop by itself, so not among `REASONS`."""

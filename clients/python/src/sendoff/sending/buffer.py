@@ -1,5 +1,5 @@
 """The client's memory of what is not yet safe: durable frames until they are acknowledged, metrics until they are
-written.
+written, or stored where the peer says so.
 
 Both share one limit in bytes, of which metrics may take a quarter, so that a long absence of the agent costs numbers
 before it costs events. Pure data, used by the holder of the client's lock only. Every change is ordered so that an
@@ -33,9 +33,11 @@ class Held:
     Each is kept as (seq, frame, the receipt that somebody wants or None).
     """
 
-    __slots__ = ("_next", "bytes", "sent", "to_write", "tries", "tries_of", "whole", "written_upto")
+    __slots__ = ("_next", "bytes", "patient", "sent", "to_write", "tries", "tries_of", "whole", "written_upto")
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = False) -> None:
+        self.patient = patient
+        """Whether only what was refused by an answer counts as a try (`blame`), and not each time it was written."""
         self.sent: deque[Entry] = deque()
         self.to_write: deque[Entry] = deque()
         self.bytes = 0
@@ -95,6 +97,11 @@ class Held:
     def writing(self, seq: int) -> None:
         """The first byte of frame `seq` is about to be written."""
         self.written_upto = max(self.written_upto, seq)
+        if not self.patient:
+            self.blame(seq)
+
+    def blame(self, seq: int) -> None:
+        """Frame `seq` may be why there is no acknowledgement; if it is the lowest, that is a try."""
         if seq == self.lowest:
             self.tries = self.tries + 1 if self.tries_of == seq else 1
             self.tries_of = seq
@@ -155,25 +162,33 @@ class Held:
 
 
 class Parcel:
-    """Metric lines packed for one frame, and when they were packed (Unix ms)."""
+    """Metric lines packed for one frame, and when they were packed (Unix ms). `n` is the number of points before it,
+    once it was written and as long as it may have to be written again; -1 before. `tries`: how often it was refused.
+    """
 
-    __slots__ = ("made", "payload", "points")
+    __slots__ = ("made", "n", "payload", "points", "tries")
 
     def __init__(self, payload: bytes, points: int, made: int) -> None:
         self.payload = payload
         self.points = points
         self.made = made
+        self.n = -1
+        self.tries = 0
 
 
 class Waiting:
-    """Packed metrics that no peer has taken yet, oldest first."""
+    """Packed metrics, oldest first: those to be written (`parcels`), and those that were written to a peer which says
+    when it has stored them (`sent`).
+    """
 
-    __slots__ = ("bytes", "parcels", "points")
+    __slots__ = ("bytes", "parcels", "points", "sent")
 
     def __init__(self) -> None:
         self.parcels: deque[Parcel] = deque()
+        self.sent: deque[Parcel] = deque()
         self.bytes = 0
         self.points = 0
+        """Points never written. Those of `sent`, or written again, are not among them."""
 
     def add(self, parcel: Parcel) -> None:
         """Keep `parcel` until it is written. Saying so twice does no harm."""
@@ -185,11 +200,60 @@ class Waiting:
     def done(self, parcel: Parcel) -> None:
         """`parcel`, the oldest, is written or lost: let go of it. Saying so twice does no harm."""
         if self.parcels and self.parcels[0] is parcel:
-            self.bytes -= len(parcel.payload) + OVERHEAD
-            self.points -= parcel.points
+            self._let_go(parcel)
             self.parcels.popleft()
-        if not self.parcels:
+        self._tidy()
+
+    def wrote(self, parcel: Parcel, n: int) -> None:
+        """`parcel`, the first, is written with `n` points before it: keep it until `settle`. Saying so twice does no
+        harm.
+        """
+        if self.parcels and self.parcels[0] is parcel:
+            if parcel.n < 0:
+                parcel.n = n
+                self.points -= parcel.points
+            if not self.sent or self.sent[-1] is not parcel:
+                self.sent.append(parcel)
+            self.parcels.popleft()
+
+    def settle(self, n: int | None) -> int:
+        """Every point before `n` is stored; None: whatever was written is done. Returns how many points that are."""
+        points = 0
+        for queue in (self.sent, self.parcels):
+            while queue and (queue[0].n >= 0 if n is None else 0 <= queue[0].n <= n - queue[0].points):
+                points += queue[0].points
+                self._let_go(queue[0])
+                queue.popleft()
+        self._tidy()
+        return points
+
+    def rewind(self) -> int:
+        """The connection is gone: all of `sent` is to be written again, as it was. Returns how many that are."""
+        again = len(self.sent)
+        while self.sent:
+            if not self.parcels or self.parcels[0] is not self.sent[-1]:
+                self.parcels.appendleft(self.sent[-1])
+            self.sent.pop()
+        return again
+
+    def give_up(self) -> int:
+        """Drop the first parcel if it was refused often enough. Returns its points."""
+        if not self.parcels or self.parcels[0].tries <= RESENDS:
+            return 0
+        points = self.parcels[0].points
+        self.done(self.parcels[0])
+        return points
+
+    def _let_go(self, parcel: Parcel) -> None:
+        self.bytes -= len(parcel.payload) + OVERHEAD
+        if parcel.n < 0:
+            self.points -= parcel.points
+
+    def _tidy(self) -> None:
+        """After an interruption the sums may be off; where nothing is kept they are right again."""
+        if not self.parcels and not self.sent:
             self.bytes = self.points = 0
 
     def __repr__(self) -> str:
-        return f"Waiting(parcels={len(self.parcels)}, points={self.points}, bytes={self.bytes})"
+        sent = len(self.sent)
+        return f"Waiting(parcels={len(self.parcels)}, sent={sent}, points={self.points}, bytes={self.bytes})"

@@ -1,28 +1,34 @@
-"""The stream to the agent: connecting, hello, numbering, writing, re-sending, acknowledgements
-(protocol/wire-format.md, section 3).
+"""The connection to the agent or a gateway: connecting, hello, numbering, handing over, re-sending, acknowledgements
+(protocol/wire-format.md, section 3), whatever carries it (`contract.py`).
 
-Used by the holder of the client's lock only; never waits. Time and randomness are passed in. On a Unix socket the
-channel also carries the metrics; beside UDP it carries events alone.
+Used by the holder of the client's lock only; never waits. Time and randomness are passed in. The channel also carries
+the metrics, but beside UDP, where it carries events alone.
 """
 
 from __future__ import annotations
 
 from sendoff import frame
 from sendoff.sending.buffer import Held, Waiting
-from sendoff.sending.stream import Absent, Gone, Job, Torn
+from sendoff.sending.contract import Absent, Answered, Gone, Job, Torn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from sendoff.frame import Ack
     from sendoff.receipt import Receipt
-    from sendoff.sending.stream import Stream
+    from sendoff.sending.buffer import Parcel
+    from sendoff.sending.contract import Stream
     from sendoff.tally import Tally
 
 BACKOFF = 0.05
 """Seconds: the longest first wait; doubles with each failure."""
 STEADY = 1.0
 """Seconds after which a connection counts as one that worked."""
+LONGEST_ASKED = 300.0
+"""Seconds that a peer may ask to be left alone, at most."""
+SPREAD = 30.0
+"""Seconds at most by which clients that were told to come back later do so at different times."""
 HELD_BACK_MS = 2_000
 """Metrics that waited longer say when they were counted."""
 
@@ -41,7 +47,12 @@ class Channel:
         *,
         longest_wait: float,
         reasons: str = "",
+        patient: bool = False,
+        keeps_points: bool = False,
     ) -> None:
+        """`patient`: nothing but a refusal is held against a frame, as behind a network anything may be to blame.
+        `keeps_points`: the peer may say which points it has stored; until it is known that it does not, they are kept.
+        """
         self._open = open_stream
         self.client = client
         self._who = who
@@ -52,14 +63,27 @@ class Channel:
         self._reasons = reasons
         self._totals: tuple[int, dict[str, int]] = (0, {})
         self.reported = 0
-        self.held = Held()
+        self.patient = patient
+        self._may_keep_points = keeps_points
+        self.keeps_points = keeps_points
+        """Whether metrics that were written are kept until the peer has stored them."""
+        self.held = Held(patient=patient)
+        self._waiting = Waiting()
+        """The metrics that this channel carries, from the first `pump` on."""
+        self._first: Job | None = None
+        """The first frame after the hello of this connection."""
         self.n = 0
         self.stream: Stream | None = None
         self.since = 0.0
         self.retry_at = 0.0
         self.failures = 0
         self.worked = False
+        """Whether anything was settled on this connection."""
+        self.answered = False
+        self.in_order = False
+        """Whether the last connection ended by its answer, so that the next one is as good as there."""
         self.acked = 0
+        self.points_acked = 0
         self.resent = 0
         self.connects = 0
         self.refused: dict[str, int] = {}
@@ -93,8 +117,9 @@ class Channel:
 
     def pump(self, now: float, wall_ms: int, waiting: Waiting, at_most: int) -> None:
         """Write what there is to write, at most `at_most` frames of it, connecting first if need be and due."""
+        self._waiting = waiting
         for _ in range(2):  # again if the peer was found gone: perhaps it is back already
-            if self.stream is None and not self._connect(now, waiting):
+            if self.stream is None and not self._connect(now):
                 return
             try:
                 self._write(wall_ms, waiting, at_most)
@@ -103,35 +128,54 @@ class Channel:
                 self.lost(now, gone)
 
     def receive(self, now: float) -> None:
-        """Take the acknowledgements that have come."""
+        """Take the answers that have come."""
         if self.stream is None:
             return
         try:
             for ack in self.stream.read():
-                safe, refused = self.held.settle(ack)
-                self.acked += safe
-                for reason, count in refused.items():
-                    self.refused[reason] = self.refused.get(reason, 0) + count
-                self.worked = self.worked or safe > 0 or bool(refused)
+                if ack.again is not None:
+                    raise Gone("the peer takes nothing more on this connection", wait=ack.again)
+                self._settle(ack)
         except Gone as gone:
             self.lost(now, gone)
 
-    def _connect(self, now: float, waiting: Waiting) -> bool:
-        if now < self.retry_at or not (self.held.unfinished or waiting.parcels):
+    def _settle(self, ack: Ack) -> None:
+        safe, refused = self.held.settle(ack)
+        self.acked += safe
+        for reason, count in refused.items():
+            self.refused[reason] = self.refused.get(reason, 0) + count
+        points = 0
+        if self._may_keep_points:
+            self.keeps_points = ack.n is not None
+            points = self._waiting.settle(None if ack.n is None else min(ack.n, self.n))
+            self.points_acked += points if ack.n is not None else 0
+        self.answered = True
+        self.worked = self.worked or safe > 0 or bool(refused) or points > 0
+
+    def _connect(self, now: float) -> bool:
+        if now < self.retry_at or not (self.held.unfinished or self._waiting.parcels or self._waiting.sent):
             return False
+        return self.connect(now)
+
+    def connect(self, now: float) -> bool:
+        """Begin a connection with a hello. False if there is none."""
         try:
             stream = self._open()
         except Gone as gone:
             self.absent = self.connects == 0 and isinstance(gone, Absent)
-            self._failed(now, str(gone))
+            self._failed(now, gone)
             return False
         self.resent += self.held.rewind()  # what is left, if `lost` was interrupted
+        self._waiting.rewind()
         if self.held.give_up():
             self._tally.many("event.unacceptable", 1)
+        if unacceptable := self._waiting.give_up():
+            self._tally.many("metric.unacceptable", unacceptable)
         self.since = now
-        self.worked = False
+        self.worked = self.answered = self.absent = False
         self.connects += 1
-        self.absent = False
+        self.keeps_points = self._may_keep_points
+        self._first = None
         stream.job = Job(frame.hello(self.client, self._who, self._pid, self.held.lowest, self.dropped()))
         self.stream = stream
         return True
@@ -142,7 +186,7 @@ class Channel:
         for _ in range(at_most + 1):
             if stream.job is not None:
                 if not stream.go_on():
-                    return
+                    break
                 self._book(stream.job, waiting)
                 stream.job = None
             if held.to_write:
@@ -150,20 +194,28 @@ class Channel:
                 held.writing(seq)
                 stream.job = Job(durable, seq=seq)
             elif waiting.parcels:
-                parcel = waiting.parcels[0]
-                t = parcel.made if wall_ms - parcel.made > HELD_BACK_MS else None
-                metrics = frame.metrics(self.client, self.n, parcel.payload, t=t, dropped=self.dropped())
-                stream.job = Job(metrics, parcel=parcel, n=self.n + parcel.points)
+                stream.job = self._metrics(waiting.parcels[0], wall_ms)
             else:
-                return
+                break
+            self._first = self._first or stream.job
+        stream.ship()
+
+    def _metrics(self, parcel: Parcel, wall_ms: int) -> Job:
+        t = parcel.made if wall_ms - parcel.made > HELD_BACK_MS else None
+        n = self.n if parcel.n < 0 else parcel.n
+        words = frame.metrics(self.client, n, parcel.payload, t=t, dropped=self.dropped())
+        return Job(words, parcel=parcel, n=n + parcel.points)
 
     def _book(self, job: Job, waiting: Waiting) -> None:
         """A job is done: count it. Interrupted and done again, it must come to the same."""
         if job.seq:
             self.held.wrote(job.seq)
         elif job.parcel is not None:
-            self.n = job.n
-            waiting.done(job.parcel)
+            self.n = max(self.n, job.n)
+            if self.keeps_points:
+                waiting.wrote(job.parcel, job.n - job.parcel.points)
+            else:
+                waiting.done(job.parcel)
 
     def report(self) -> bool:
         """With nothing else to write: an empty metrics frame whose header says what was dropped. Raises `Gone`."""
@@ -182,27 +234,47 @@ class Channel:
         self.stream.job = Job(words)
         if self.stream.go_on():
             self.stream.job = None
+        self.stream.ship()
 
     def lost(self, now: float, gone: Gone) -> None:
         """The connection is of no use any more. One that worked is replaced at once, others after a wait that grows."""
         assert self.stream is not None
         self.stream.close()
         self.stream = None
-        self.resent += self.held.rewind()
+        again = self.held.rewind()
+        self.resent += again
+        again += self._waiting.rewind()
+        self.in_order = isinstance(gone, Answered)
+        if self.in_order:
+            good = self.worked or not again  # an answer that takes nothing of what was sent is none
+        else:
+            good = self.worked or (now - self.since >= STEADY and (self.answered or not self.patient))
         if isinstance(gone, Torn):
             self.held.tries = 0  # neither the peer nor the frame is to blame
-        elif self.worked or now - self.since >= STEADY:
-            self.failures = 0
-        else:
-            self._failed(now, str(gone))
+            good = True
+        elif gone.blames and self.patient:
+            self._blame()
+        if not good or gone.wait:
+            self._failed(now, gone)
             return
+        self.failures = 0
         self.retry_at = now
         self.trouble = str(gone)
 
-    def _failed(self, now: float, why: str) -> None:
-        """Exponential backoff with full jitter."""
-        self.trouble = why
+    def _blame(self) -> None:
+        first = self._first
+        if first is not None and first.seq:
+            self.held.blame(first.seq)
+        elif first is not None and first.parcel is not None:
+            first.parcel.tries += 1
+
+    def _failed(self, now: float, gone: Gone) -> None:
+        """Exponential backoff with full jitter; or what the peer asked for, within reason."""
+        self.trouble = str(gone)
         wait = self._rng() * min(self._longest_wait, BACKOFF * 2 ** min(self.failures, 20))
+        if gone.wait:
+            asked = min(gone.wait, LONGEST_ASKED)
+            wait = max(wait, asked + self._rng() * min(asked, SPREAD))
         self.failures += 1
         self.retry_at = now + wait
 

@@ -23,15 +23,18 @@ if TYPE_CHECKING:
             """Hand over what is left of `job`. False: not now, `watch` says when to try again. Raises `Gone`.
 
             True means that the connection has taken the frame for good or for nothing: what becomes of it is only
-            known from an acknowledgement.
+            known from an acknowledgement. Called once more for a job that is done already (an exception from a signal
+            handler came in between) it says True and does nothing: `Job.rest` is for remembering that.
             """
 
         def ship(self) -> None:
-            """Nothing more is to be handed over now: what was taken goes on its way. Raises `Gone`."""
+            """Nothing more is to be handed over now: what was taken goes on its way. Raises `Gone`. Called often, also
+            when nothing was handed over since the last time.
+            """
 
         def read(self) -> list[Ack]:
-            """The acknowledgements that have come; does whatever else is due (a handshake, a deadline). Raises
-            `Gone`, after giving all acknowledgements there were: `Answered` if this is the orderly end.
+            """The answers that have come (`frame.answer` reads one); does whatever else is due (a handshake, a
+            deadline). Raises `Gone`, after giving all answers there were: `Answered` if this is the orderly end.
             """
 
         def watch(self) -> tuple[tuple[int, bool], ...]:
@@ -42,22 +45,39 @@ if TYPE_CHECKING:
             """When (monotonic) `read` must be called although no descriptor says so; None: never."""
 
         def end_writing(self) -> None:
-            """Tell the peer that nothing follows."""
+            """Tell the peer that nothing follows: the last frame was handed over."""
 
         def close(self) -> None:
-            """Let go of everything, without a word."""
+            """Let go of everything, without a word, at once. After `end_writing` what is on its way may still leave."""
 
         def forget(self) -> None:
             """In the child after a fork: let go of what was inherited, so that the parent's connection is not
             disturbed and does not outlive the parent.
             """
 
+    class Opener(Protocol):
+        """Makes the connections of a direct route, and keeps what outlives one of them (a context of ZeroMQ; a
+        connection of TCP and TLS that one request leaves to the next). One for each process: the child of a fork makes
+        its own. Made in `sendoff.init`, so it may raise `SettingError` there (pyzmq is not installed).
+        """
+
+        def open(self, host: str, family: int) -> Stream:
+            """Begin a connection, without waiting. `host` is a numeric address of `family` for the address's host, as
+            the route has looked it up; empty where the address has a path. Raises `Gone`. Called under the lock.
+            """
+
+        def close(self, left: float) -> None:
+            """The end: let go of everything. What is on its way may take up to `left` seconds to leave, no more."""
+
+        def forget(self) -> None:
+            """In the child after a fork: as `Stream.forget`, for what is kept between connections."""
+
 
 class Job:
     """A frame being handed over, and what is to be booked when it is done.
 
     `seq` of a durable frame, `parcel` of a metrics frame with `n`, the points that will have been sent then; neither
-    for any other. `rest` is the stream's own: what is left to be written.
+    for any other. `rest` is the stream's own: None until it has begun, then what is left to be handed over.
     """
 
     __slots__ = ("frame", "n", "parcel", "rest", "seq")
@@ -74,8 +94,10 @@ class Gone(Exception):
     """The connection has ended, or is of no use.
 
     `wait`: seconds before which the peer wants no other (Retry-After, `again`), or that its nature asks for (a key
-    that is not known). `blames`: the peer refused what it was sent, so the lowest frame may be the cause; over a
-    network nothing else counts as a try of that frame.
+    that is not known): the channel waits as long and up to as much again, but at most 30 s more, so that not all
+    clients come back at once. None or 0: its own backoff decides. `blames`: the peer refused, for good and by an
+    answer, what this connection began with (the first frame after the hello, with nothing else); over a network nothing
+    else counts as a try of that frame.
     """
 
     def __init__(self, words: str = "", *, wait: float | None = None, blames: bool = False) -> None:

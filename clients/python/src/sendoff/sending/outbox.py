@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from sendoff.receipt import Receipt
     from sendoff.sending.routes import Route
 
+    Watch = tuple[tuple[int, bool], ...]
+
 TICK = 0.1
 """Seconds between two packings while points come in."""
 APART_TICK = 1.0
@@ -98,7 +100,7 @@ class Outbox:
         """
         self._waited_for: object = None
         self._asleep = True
-        self._watched: tuple[int, bool] = (-1, False)
+        self._watched: Watch = ()
         self.thread_runs = False
         self.closes_with_process = False
         """Whether `multiprocessing` was asked to close this at the end of its child."""
@@ -106,7 +108,7 @@ class Outbox:
         self._thread_after = 0.0
         self._packed_at = 0.0
         self._fresh: deque[Parcel] = deque()
-        self._turned: tuple[float | None, int, bool] = (None, -1, False)
+        self._turned: tuple[float | None, Watch] = (None, ())
         self._last_stats: dict[str, object] = {}
 
     # From here on: on the callers' threads.
@@ -213,7 +215,7 @@ class Outbox:
     def _notify(self) -> None:
         """Wake the thread if what it should watch has changed since it fell asleep, or if there is none yet."""
         stream = self.channel.stream
-        watch = (-1, False) if stream is None else (stream.fileno, stream.job is not None)
+        watch = () if stream is None else stream.watch()
         unwritten = stream is None or self.pending or self.waiting.parcels or self.channel.held.to_write
         if not self.thread_runs or watch != self._watched or (self._asleep and unwritten):
             self._watched = watch
@@ -294,18 +296,18 @@ class Outbox:
 
     # From here on: on the client's own thread.
 
-    def turn(self) -> tuple[float | None, int, bool]:
-        """One round of the thread. Returns how long to sleep at most, and what to watch: a descriptor, and whether
-        for writing too.
+    def turn(self) -> tuple[float | None, Watch]:
+        """One round of the thread. Returns how long to sleep at most, and what to watch: descriptors, and whether for
+        writing too.
         """
         self.route.prepare()  # may look up a name, and so must not be done under the lock
         if not self.lock.run(self._turn):
-            return 0.002, -1, False
-        timeout, fileno, want_write = self._turned
+            return 0.002, ()
+        timeout, watch = self._turned
         if self.pending or (self._asleep and self.points.queue):
             self._asleep = False
             timeout = 0.0 if self.pending else TICK
-        return timeout, fileno, want_write
+        return timeout, watch
 
     def _turn(self) -> None:
         now = time.monotonic()
@@ -315,9 +317,9 @@ class Outbox:
         self.route.report(now)
         timeout = self._next(now)
         stream = self.channel.stream
-        self._watched = (-1, False) if stream is None else (stream.fileno, stream.job is not None)
+        self._watched = () if stream is None else stream.watch()
         self._asleep = timeout is None or timeout > TICK
-        self._turned = (timeout, *self._watched)
+        self._turned = (timeout, self._watched)
 
     def _next(self, now: float) -> float | None:
         """Seconds until something is due; None: only when somebody calls, or the agent answers."""
@@ -327,15 +329,15 @@ class Outbox:
         if (
             self.waiting.parcels
             or self.channel.held.to_write
-            or (self.channel.stream is None and self.channel.held.sent)
+            or (self.channel.stream is None and (self.channel.held.sent or self.waiting.sent))
         ):
             soon = max(self.channel.retry_at - now, 0.001) if self.channel.stream is None else 0.001
             waits.append(TICK if self.channel.busy else soon)
         if self.route.report_due:
             waits.append(TICK)
-        due_at = self.route.due_at
-        if due_at is not None:
-            waits.append(max(due_at - now, 0.001))
+        stream = self.channel.stream
+        due = (self.route.due_at, None if stream is None else stream.due_at)
+        waits.extend(max(due_at - now, 0.001) for due_at in due if due_at is not None)
         return min(waits) if waits else None
 
     # From here on: at the end.
@@ -349,6 +351,7 @@ class Outbox:
             or points.taken
             or self._fresh
             or self.waiting.parcels
+            or self.waiting.sent
             or self.channel.held.unfinished
             or self.channel.busy
         )

@@ -1,5 +1,5 @@
-"""Which sockets carry what: a Unix socket everything, or UDP the metrics and TCP the events. One small contract, two
-routes.
+"""Which sockets carry what: a Unix socket everything, or UDP the metrics and TCP the events. One small contract; the
+route to a gateway, over ZeroMQ or HTTP, is in `direct.py`.
 
 Used by the holder of the client's lock, but for `prepare`, which the client's own thread calls without it.
 """
@@ -12,7 +12,8 @@ from sendoff import frame
 from sendoff.sending import udp
 from sendoff.sending.buffer import Waiting
 from sendoff.sending.channel import HELD_BACK_MS, Channel
-from sendoff.sending.stream import Gone, Stream, open_tcp
+from sendoff.sending.contract import Gone
+from sendoff.sending.stream import SocketStream, open_tcp
 from sendoff.sending.unix import open_unix
 
 TYPE_CHECKING = False
@@ -109,16 +110,16 @@ class UnixRoute:
 
     def report(self, now: float) -> None:
         """Report drops if nothing else has."""
-        self._reported_at = _report(self.channel, now, self._reported_at)
+        self._reported_at = report(self.channel, now, self._reported_at)
 
     def end(self, left: float) -> None:
         """Say bye and close."""
-        _farewell(self.channel, 0.0)
+        farewell(self.channel, 0.0)
 
     def abandon(self) -> None:
         """Close the descriptor without a word."""
         if self.channel.stream is not None:
-            self.channel.stream.close()
+            self.channel.stream.forget()
 
 
 class UdpRoute:
@@ -150,7 +151,7 @@ class UdpRoute:
             self._open, new_client(), who, pid, tally, rng, longest_wait=TCP_LONGEST_WAIT, reasons="event."
         )
 
-    def _open(self) -> Stream:
+    def _open(self) -> SocketStream:
         if self._where is None:
             raise Gone(f"the name {self._address.host} is not looked up yet")
         host, family = self._where
@@ -268,23 +269,24 @@ class UdpRoute:
         elif not self.channel.report_due:
             return
         self._reported_at = now
-        _report(self.channel, now, now - REPORT_EVERY)
+        report(self.channel, now, now - REPORT_EVERY)
 
     def end(self, left: float) -> None:
         """Bye on both, with the last numbers."""
         if self._datagrams is not None:
             self._say_bye(self._datagrams)
-        _farewell(self.channel, min(left, FAREWELL))
+        farewell(self.channel, min(left, FAREWELL))
 
     def abandon(self) -> None:
         """Close the descriptors without a word."""
         if self._datagrams is not None:
             self._datagrams.close()
         if self.channel.stream is not None:
-            self.channel.stream.close()
+            self.channel.stream.forget()
 
 
-def _report(channel: Channel, now: float, last: float) -> float:
+def report(channel: Channel, now: float, last: float) -> float:
+    """Report drops if nothing else has, and the last time was not just now. Returns when that was."""
     if now - last < REPORT_EVERY:
         return last
     try:
@@ -294,18 +296,20 @@ def _report(channel: Channel, now: float, last: float) -> float:
         return now
 
 
-def _farewell(channel: Channel, wait: float) -> None:
-    """Say bye, and give the peer up to `wait` seconds to read it before the descriptor is closed."""
+def farewell(channel: Channel, wait: float) -> None:
+    """Say bye, and give the peer up to `wait` seconds to read it before the connection is closed."""
     if channel.stream is None:
         return
     try:
         channel.say_bye()
         deadline = time.monotonic() + wait
+        ended = False
         while wait and time.monotonic() < deadline:
             if channel.stream.job is not None and channel.stream.go_on():
                 channel.stream.job = None
-            if channel.stream.job is None:
+            if channel.stream.job is None and not ended:
                 channel.stream.end_writing()
+                ended = True
             channel.stream.read()
             time.sleep(0.002)
     except Gone:

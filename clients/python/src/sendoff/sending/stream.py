@@ -11,11 +11,12 @@ import errno
 
 from sendoff import frame
 from sendoff.frame import unit
+from sendoff.sending.contract import Gone, Torn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sendoff.frame import Ack
-    from sendoff.sending.buffer import Parcel
+    from sendoff.sending.contract import Job
 
 _NO_SIGNAL = getattr(_socket, "MSG_NOSIGNAL", 0)
 _WAIT = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ENOBUFS, errno.ENOTCONN, errno.EINPROGRESS, errno.EALREADY)
@@ -23,36 +24,8 @@ READS = 16
 """Reads of 64 KiB in one go, so that a talkative peer cannot keep a caller's thread."""
 
 
-class Gone(Exception):
-    """The connection has ended, or is of no use."""
-
-
-class Torn(Gone):
-    """It is unknown how much of a unit went out, through no fault of the peer's."""
-
-
-class Absent(Gone):
-    """There is no agent's socket to connect to."""
-
-
-class Job:
-    """A unit being written: what is left of it (None: nothing), and what is to be booked when it is done.
-
-    `seq` of a durable frame, `parcel` of a metrics frame with `n`, the points that will have been sent then; neither
-    for any other.
-    """
-
-    __slots__ = ("n", "parcel", "rest", "seq")
-
-    def __init__(self, frame: bytes, *, seq: int = 0, parcel: Parcel | None = None, n: int = 0) -> None:
-        self.rest: memoryview | None = memoryview(unit(frame))
-        self.seq = seq
-        self.parcel = parcel
-        self.n = n
-
-
-class Stream:
-    """A connected (or connecting) socket."""
+class SocketStream:
+    """A connected (or connecting) socket. On it a frame is a unit: its length comes first."""
 
     __slots__ = ("_decoder", "_sending", "_socket", "job")
 
@@ -61,7 +34,7 @@ class Stream:
         self._decoder = frame.AckDecoder()
         self._sending = False
         self.job: Job | None = None
-        """The unit being written. Whoever set it takes it away when it is done and booked."""
+        """See `contract.Stream`. Its `rest` is what is left of the unit."""
 
     @property
     def fileno(self) -> int:
@@ -73,7 +46,9 @@ class Stream:
         if self._sending:
             raise Torn("torn by an exception from a signal handler")
         job = self.job
-        while job is not None and job.rest is not None:
+        if job is not None and job.rest is None:
+            job.rest = memoryview(unit(job.frame))
+        while job is not None and job.rest:
             self._sending = True
             try:
                 count = self._socket.send(job.rest, _NO_SIGNAL)
@@ -82,7 +57,7 @@ class Stream:
                 if error.errno in _WAIT:
                     return False
                 raise Gone(str(error)) from error
-            job.rest = job.rest[count:] if count < len(job.rest) else None
+            job.rest = job.rest[count:]
             self._sending = False
         return True
 
@@ -105,6 +80,18 @@ class Stream:
                 raise Gone(str(error)) from error
         return found
 
+    def ship(self) -> None:
+        """Nothing to do: what the kernel took is on its way."""
+
+    def watch(self) -> tuple[tuple[int, bool], ...]:
+        """The socket; for writing, too, while a unit is cut short."""
+        return ((self.fileno, self.job is not None),)
+
+    @property
+    def due_at(self) -> float | None:
+        """Never: nothing on a socket has a deadline."""
+        return None
+
     def end_writing(self) -> None:
         """Tell the peer that nothing follows."""
         try:
@@ -119,8 +106,12 @@ class Stream:
         except OSError:
             return  # closed all the same
 
+    def forget(self) -> None:
+        """Close the descriptor: the parent's stays open."""
+        self.close()
+
     def __repr__(self) -> str:
-        return f"Stream(fileno={self.fileno}, busy={self.job is not None})"
+        return f"SocketStream(fileno={self.fileno}, busy={self.job is not None})"
 
 
 def new_socket(family: int) -> _socket.socket:
@@ -131,7 +122,7 @@ def new_socket(family: int) -> _socket.socket:
         raise Gone(str(error)) from error
 
 
-def open_tcp(host: str, port: int, family: int) -> Stream:
+def open_tcp(host: str, port: int, family: int) -> SocketStream:
     """Begin to connect to a numeric address. Raises `Gone` if that fails at once."""
     sock = new_socket(family)
     try:
@@ -143,4 +134,4 @@ def open_tcp(host: str, port: int, family: int) -> Stream:
     except OSError as error:
         sock.close()
         raise Gone(str(error)) from error
-    return Stream(sock)
+    return SocketStream(sock)

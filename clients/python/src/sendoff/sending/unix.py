@@ -6,7 +6,8 @@ import _socket
 import os
 import stat
 
-from sendoff.sending.stream import Absent, Gone, Stream, new_socket
+from sendoff.sending.contract import Absent, Gone
+from sendoff.sending.stream import SocketStream, new_socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def _is_private(folder: str, uid: int) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == uid and not found.st_mode & 0o077
 
 
-def open_unix(path: str | None) -> Stream:
+def open_unix(path: str | None) -> SocketStream:
     """Connect to the socket at `path`, or to the one that is found. Raises `Gone` if none answers at once."""
     path = path or find(os.environ, os.getuid())
     if path is None:
@@ -55,4 +56,4 @@ def open_unix(path: str | None) -> Stream:
         sock.close()
         kind = Absent if isinstance(error, FileNotFoundError) else Gone
         raise kind(f"{path}: {error.strerror or error}") from error
-    return Stream(sock)
+    return SocketStream(sock)

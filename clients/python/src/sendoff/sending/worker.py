@@ -114,22 +114,24 @@ def _run(ref: weakref.ref[Outbox], waker: Waker, make_poll: Any, sleep: Any) -> 
                 break
             outbox.thread_runs = True
             try:
-                timeout, fileno, want_write = outbox.turn()
+                timeout, watch = outbox.turn()
             except Exception as error:  # noqa: BLE001 - the thread must live on; the error is counted
                 guard.keep(error, outbox.tally)
-                timeout, fileno, want_write = TROUBLE_PAUSE, -1, False
+                timeout, watch = TROUBLE_PAUSE, ()
             del outbox  # or the thread would keep it alive while asleep
-            _sleep(make_poll, waker, timeout, fileno, want_write, sleep)
+            _sleep(make_poll, waker, timeout, watch, sleep)
     finally:
         waker.close()
 
 
-def _sleep(make_poll: Any, waker: Waker, timeout: float | None, fileno: int, want_write: bool, sleep: Any) -> None:
+def _sleep(
+    make_poll: Any, waker: Waker, timeout: float | None, watch: tuple[tuple[int, bool], ...], sleep: Any
+) -> None:
     poll = make_poll()
     if waker.fileno < 0:
         return
     poll.register(waker.fileno, select.POLLIN)
-    if fileno >= 0:
+    for fileno, want_write in watch:
         poll.register(fileno, select.POLLIN | (select.POLLOUT if want_write else 0))
     began = time.monotonic()
     try:

@@ -1,0 +1,158 @@
+"""The way out without an agent: everything on one connection of ZeroMQ or HTTP, whose receiver says what it has stored,
+events and points. Also the way to an agent over ZeroMQ, which speaks the same.
+
+What is different from a socket beside the app (`routes.py`): what was sent is kept until it is stored; a network lies
+between, so nothing but a refusal is held against a frame, and the waits between two tries grow longer; and a host's
+name must be looked up, which may take seconds and is done by the client's own thread, without the lock.
+"""
+
+from __future__ import annotations
+
+import _socket
+import time
+from importlib import import_module
+
+from sendoff.sending.channel import Channel
+from sendoff.sending.contract import Gone
+from sendoff.sending.routes import STREAM_ROOM, farewell, report
+from sendoff.sending.udp import numeric
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sendoff.sending.buffer import Waiting
+    from sendoff.sending.contract import Opener, Stream
+    from sendoff.settings import Address
+    from sendoff.tally import Tally
+
+LONGEST_WAIT = 30.0
+"""Seconds at most between two tries to reach a gateway; half of it on average."""
+LOCAL_LONGEST_WAIT = 1.0
+"""The same on this machine."""
+LOOK_UP_EVERY = 60.0
+"""Seconds after which the host's name is looked up again, if a connection is to be made."""
+FAREWELL = 1.0
+"""Seconds at most that the last words may take."""
+NETWORK = ("zmq+curve", "https", "http")
+
+
+def make_opener(address: Address, linger: float) -> Opener:
+    """What makes connections to `address`. Raises `SettingError` where something is missing that it needs."""
+    if address.scheme.startswith("zmq"):
+        made: Opener = import_module("sendoff.sending.zmq").ZmqOpener(address, linger)
+    else:
+        made = import_module("sendoff.sending.https").HttpsOpener(address)
+    return made
+
+
+class DirectRoute:
+    """Everything on one connection, which says what is stored."""
+
+    def __init__(
+        self,
+        address: Address,
+        opener: Opener,
+        client: str,
+        who: Mapping[str, str],
+        pid: int,
+        tally: Tally,
+        rng: Callable[[], float],
+    ) -> None:
+        self.scheme = address.scheme
+        self._address = address
+        self._opener = opener
+        network = address.scheme in NETWORK
+        known = numeric(address.host) if address.host else ("", _socket.AF_UNIX)
+        self._by_name = known is None
+        self._places = [known] if known else []
+        self._turn = 0
+        self._looked_up_at = 0.0
+        self._reported_at = 0.0
+        self.channel = Channel(
+            self._open,
+            client,
+            who,
+            pid,
+            tally,
+            rng,
+            longest_wait=LONGEST_WAIT if network else LOCAL_LONGEST_WAIT,
+            patient=network,
+            keeps_points=True,
+        )
+
+    def _open(self) -> Stream:
+        """To the next of the host's addresses, so that one which does not answer is passed over."""
+        if not self._places:
+            raise Gone(f"the name {self._address.host} is not looked up yet")
+        self._turn += 1 if self.channel.failures else 0
+        return self._opener.open(*self._places[self._turn % len(self._places)])
+
+    @property
+    def connected(self) -> bool:
+        """Whether metrics can be written now, as far as is known."""
+        return self.channel.stream is not None or (self.channel.in_order and not self.channel.failures)
+
+    @property
+    def points_sent(self) -> int:
+        """Points handed over so far."""
+        return self.channel.n
+
+    @property
+    def report_due(self) -> bool:
+        """Whether drops were counted that no frame has reported, and one could."""
+        return self.channel.report_due
+
+    @property
+    def due_at(self) -> float | None:
+        """When something is to be said though nobody calls: never."""
+        return None
+
+    def room(self) -> int:
+        """Bytes for the lines of one frame."""
+        return STREAM_ROOM
+
+    def prepare(self) -> None:
+        """Look the host's name up, if a connection may be made next. May take seconds: never on a caller's thread,
+        unless that waits for us anyway.
+        """
+        channel, now = self.channel, time.monotonic()
+        old = not self._places or now - self._looked_up_at >= LOOK_UP_EVERY
+        if (
+            not self._by_name
+            or not old
+            or channel.stream is not None
+            or (self._looked_up_at and now < channel.retry_at)
+        ):
+            return
+        try:
+            found = _socket.getaddrinfo(self._address.host, self._address.port, 0, _socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            channel.trouble = f"the name {self._address.host} is not found: {error}"
+            found = []
+        places = list(dict.fromkeys((str(address[0]), family) for family, _, _, _, address in found))
+        self._places = places or self._places
+        self._looked_up_at = now
+
+    def send(self, now: float, wall_ms: int, waiting: Waiting, at_most: int) -> None:
+        """Hand over durable frames, then metrics."""
+        self.channel.pump(now, wall_ms, waiting, at_most)
+
+    def report(self, now: float) -> None:
+        """Report drops if nothing else has."""
+        self._reported_at = report(self.channel, now, self._reported_at)
+
+    def end(self, left: float) -> None:
+        """Say bye, on a connection made for it if the last one ended in order, and let go of everything."""
+        began = time.monotonic()
+        channel = self.channel
+        if channel.stream is None and channel.in_order and not channel.held.unfinished:
+            channel.connect(began)
+        farewell(channel, min(left, FAREWELL))
+        self._opener.close(max(0.0, min(left, FAREWELL) - (time.monotonic() - began)))
+
+    def abandon(self) -> None:
+        """In the child after a fork: leave the parent's connection alone."""
+        if self.channel.stream is not None:
+            self.channel.stream.forget()
+        self._opener.forget()
