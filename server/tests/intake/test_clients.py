@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sendoff_server.intake import clients as module
-from sendoff_server.intake.clients import Client, Clients
+from sendoff_server.intake.client import MAX_HOLES, MAX_REASONS, Client
+from sendoff_server.intake.clients import Clients
 from sendoff_server.spool import ClientState
 
 
@@ -172,8 +173,8 @@ def test_every_point_is_either_counted_once_or_in_the_gap(seed: int, sizes: list
 def test_holes_are_bounded_and_the_oldest_is_charged_at_once(client: Client) -> None:
     for at in range(0, 1_000, 10):
         client.points(at, 1, 0.0)
-    assert len(client.holes) == module.MAX_HOLES
-    assert client.state.gap == (99 - module.MAX_HOLES) * 9
+    assert len(client.holes) == MAX_HOLES
+    assert client.state.gap == (99 - MAX_HOLES) * 9
 
 
 def test_the_higher_total_of_drops_is_the_newer_and_hostile_reasons_are_bounded(client: Client) -> None:
@@ -181,7 +182,7 @@ def test_the_higher_total_of_drops_is_the_newer_and_hostile_reasons_are_bounded(
     client.drops({"event.buffer_full": 3, "x" * 4_000: 1})
     client.drops({f"r{n}": 1 for n in range(100)})
     assert client.state.dropped["event.buffer_full"] == 5
-    assert len(client.state.dropped) == module.MAX_REASONS
+    assert len(client.state.dropped) == MAX_REASONS
     assert max(map(len, client.state.dropped)) <= 64
 
 

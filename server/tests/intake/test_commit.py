@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sendoff_server.intake import commit as module
-from sendoff_server.intake.clients import Client
+from sendoff_server.intake.client import Client
 from sendoff_server.intake.commit import Committer
 from sendoff_server.spool import ClientState, EventIn, Refusal, SpoolFailed, SpoolFull
 

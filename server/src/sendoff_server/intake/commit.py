@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sendoff_server.intake.clients import Client
+from sendoff_server.intake.client import Client
 from sendoff_server.spool import ClientState, EventIn, Refusal, SpoolFailed, SpoolFull
 
 log = logging.getLogger(__name__)

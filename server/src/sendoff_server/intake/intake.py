@@ -10,12 +10,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from sendoff_server.aggregate import Core, Found
 from sendoff_server.inputs import Link
 from sendoff_server.inputs.kept import KeptSession
-from sendoff_server.intake.clients import Client, Clients
-from sendoff_server.intake.commit import Committer
+from sendoff_server.intake.client import Client
+from sendoff_server.intake.clients import Clients
 from sendoff_server.intake.events import event_line, found_line, make_id
 from sendoff_server.intake.points import count_points
 from sendoff_server.intake.storms import Fold, Storms
@@ -34,6 +35,16 @@ _DROP_REASONS = {b"queue": "metric.buffer_full", b"writer": "metric.send_failed"
 Tags = tuple[tuple[str, str], ...]
 
 
+class Store(Protocol):
+    """Where it goes, to be acknowledged once it is stored: see `Committer`."""
+
+    def add(self, event: EventIn, client: Client) -> None: ...
+
+    def touch(self, client: Client, refusal: Refusal | None = None) -> None: ...
+
+    def add_unacknowledged(self, event: EventIn) -> None: ...
+
+
 class Intake:
     """See `inputs.Intake`. `clock` gives Unix ms, `running` monotonic seconds, `chance` that many random bytes."""
 
@@ -41,7 +52,7 @@ class Intake:
         self,
         core: Core,
         clients: Clients,
-        committer: Committer,
+        committer: Store,
         *,
         host: str,
         storms: Storms,
@@ -95,7 +106,7 @@ class Intake:
         source = f"statsd/{origin}"
         self.lines[origin] += 1
         for found in self.core.feed(lines.data, source, (), self.clock(), cut=lines.cut):
-            self._keep_found(found, source, None)
+            self.keep_found(found, source, None)
         if _TELEMETRY in lines.data:
             self._note_telemetry(lines.data, source)
 
@@ -103,7 +114,7 @@ class Intake:
         """A frame of any kind but a durable one, of a stream or of the input `datagrams`."""
         client.drops(frame.dropped)
         if frame.kind == "metrics":
-            self._take_metrics(frame, client, datagrams)
+            self.take_metrics(frame, client, datagrams)
         elif frame.kind == "hello":
             client.hello(frame.body or {})
             if not datagrams and client.resumes((frame.body or {}).get("resume_from") or 1):
@@ -120,7 +131,11 @@ class Intake:
             self.repeats += 1
             return None
         client.drops(frame.dropped)
-        source = self._source(client.state.service)
+        return self.keep(frame, client)
+
+    def keep(self, frame: Frame, client: Client) -> FrameError | None:
+        """Have the event of a durable frame stored, or refuse it."""
+        source = self.source(client.state.service)
         fold = self._fold(frame, client, source)
         line = b"" if fold and fold.has_line else event_line(frame, client.state)
         if len(line) > MAX_LINE:
@@ -142,23 +157,31 @@ class Intake:
         kind = (source, client.state.service, client.state.env, frame.body["fingerprint"])
         return self._storms.count(kind, self.running())
 
-    def _take_metrics(self, frame: Frame, client: Client, datagrams: str) -> None:
+    def answer(self, client: Client, told: int) -> bytes:
+        """The acknowledgement of a client that knows of refusals up to `told`."""
+        return encode_ack(client.state.upto, client.refusals(told))
+
+    def left(self, client: Client, origin: str) -> None:
+        """A connection of the client on `origin` has ended."""
+        self.clients.lost(client)
+
+    def take_metrics(self, frame: Frame, client: Client, datagrams: str) -> None:
         if not client.points(frame.n, count_points(frame.payload), self.running(), datagrams):
             self.repeats += 1
             return
         state = client.state
-        state.source = source = self._source(state.service)
+        state.source = source = self.source(state.service)
         tags = self._tags_of(state)
         for found in self.core.feed(frame.payload, source, tags, self.clock(), framed=True, t=frame.t):
-            self._keep_found(found, source, client)
+            self.keep_found(found, source, client)
 
-    def _keep_found(self, found: Found, source: str, client: Client | None) -> None:
+    def keep_found(self, found: Found, source: str, client: Client | None) -> None:
         now_ms = self.clock()
         event_id = make_id(now_ms, self._chance(10))
         line = found_line(found, event_id, now_ms, client.state if client else None, self._host)
         self.committer.add_unacknowledged(EventIn(line, event_id, source))
 
-    def _source(self, service: str) -> str:
+    def source(self, service: str) -> str:
         name = service or "unknown"
         if name not in self._sources:
             if len(self._sources) >= MAX_SOURCES:
@@ -233,7 +256,7 @@ class StreamSession:
         if self._client is None:
             return
         upto = self._client.state.upto
-        self._ack_due = not self._link.reply(encode_ack(upto, self._client.refusals(self._told)))
+        self._ack_due = not self._link.reply(self._intake.answer(self._client, self._told))
         if not self._ack_due:
             self._told = max(self._told, upto)
         self._close_when_told()
@@ -245,7 +268,7 @@ class StreamSession:
             return
         if client is not None:
             client.sessions.discard(self)
-            self._intake.clients.lost(client)
+            self._intake.left(client, self._origin)
         self._link.close()
 
     def _take_frame(self, frame: Frame) -> None:

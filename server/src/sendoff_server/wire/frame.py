@@ -332,9 +332,18 @@ def encode_unit(data: bytes) -> bytes:
     return len(data).to_bytes(4, "little") + data
 
 
-def encode_ack(upto: int, refused: Iterable[tuple[int, str]] = ()) -> bytes:
-    """The whole unit of one acknowledgement: every seq up to `upto` is stored, or `refused` (seq, reason)."""
+def encode_ack(upto: int, refused: Iterable[tuple[int, str]] = (), n: int | None = None) -> bytes:
+    """The whole unit of one acknowledgement: every seq up to `upto` is stored, or `refused` (seq, reason). `n`: every
+    point before it is stored, where that is said.
+    """
     answer: dict[str, Any] = {"ack": upto}
     if named := [{"seq": seq, "reason": reason} for seq, reason in refused]:
         answer["refused"] = named
+    if n is not None:
+        answer["n"] = n
     return encode_unit(msgspec.json.encode(answer))
+
+
+def encode_again(seconds: float) -> bytes:
+    """The whole unit that says: nothing more is taken on this connection, come back after so many seconds."""
+    return encode_unit(msgspec.json.encode({"again": round(seconds, 3)}))

@@ -52,9 +52,13 @@ class Taker:
 
     def take(self, batches: Sequence[Checked]) -> list[Result]:
         results = [self._batch(batch) for batch in batches]
+        self.write_counts()
+        return results
+
+    def write_counts(self) -> None:
+        """At the end: what was counted."""
         for name, n in self.counts.items():
             self.db.execute(QUERIES["count"], (self.project, name, min(n, MOST)))
-        return results
 
     def _count(self, name: str, n: int = 1) -> None:
         if n:
@@ -79,9 +83,9 @@ class Taker:
         key = (self.project, batch.id, batch.digest, batch.type, batch.agent, self.now_ms)
         self.db.execute(QUERIES["add_batch"], key + cover)
         for event in batch.events:
-            self._event(batch, event)
+            self.event(batch, event)
         for window in batch.windows:
-            self._window(batch.agent, window)
+            self.window(batch.agent, window)
         self._count("batches.stored")
         for line in batch.refused:
             self._count(f"lines.refused.{line.code}")
@@ -102,7 +106,8 @@ class Taker:
                 return Refusal(0, None, "overlap", detail)
         return None
 
-    def _event(self, batch: Checked, row: EventRow) -> None:
+    def event(self, batch: Checked, row: EventRow) -> None:
+        """Store an event unless its id is known."""
         event = row.event
         self.db.execute(QUERIES["add_event_id"], (self.project, event.id, row.digest, self.now_ms))
         if not self.db.changes():
@@ -133,7 +138,8 @@ class Taker:
         release = (event.release, event.service, event.env, event.t, row.weight)
         self.db.execute(QUERIES["add_to_release"], (self.project, group.fingerprint, *release))
 
-    def _window(self, agent: str, window: Window) -> None:
+    def window(self, agent: str, window: Window) -> None:
+        """Add a window to what is stored of it."""
         start, length = window.start, window.length
         identity = (self.project, window.name, window.type, window.unit, window.tags)
         number = self.db.execute(QUERIES["find_series"], identity).get
