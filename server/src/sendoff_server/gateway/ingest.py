@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import apsw
-import msgspec
 from aiohttp import web
 
 from sendoff_server.gateway import access, keys
@@ -16,6 +15,7 @@ from sendoff_server.gateway.store import Store
 from sendoff_server.gateway.store.sql import QUERIES
 from sendoff_server.gateway.store.take import Merge, Result, Taker
 from sendoff_server.wire.batch import CONTENT_TYPE, DEFAULT, decode_body
+from sendoff_server.wire.batch_frame import encode_results
 
 BODY_DEADLINE = 60.0
 """Seconds for a whole body. 8 MiB in that time is 1.1 Mbit/s; slower links send smaller bodies."""
@@ -52,11 +52,25 @@ class Ingest:
             raise Problem(415, "The content type is not known", detail, f"send {CONTENT_TYPE}", "Content-Type")
         async with self._reserve(request.content_length):
             raw = await _read_body(request)
-            async with self._decode(raw, request.headers.get("Content-Encoding", "")) as checked:
-                take = self._store.writer.submit(lambda db: self._take(db, holder, checked))
-                results = await asyncio.wrap_future(take)
-                answer = {"results": [result.as_json() for result in results], "dedupe_s": self._dedupe_s}
-                return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+            encoding = request.headers.get("Content-Encoding", "")
+            return web.Response(body=await self._take_in(holder, raw, encoding), content_type="application/json")
+
+    async def store(self, holder: keys.Holder, raw: bytes, encoding: str, *, only: str) -> bytes:
+        """Store what came otherwise than by HTTP, which is to be the batch `only`; the answer, after the commit.
+
+        Raises what `problems.problem_of` knows the meaning of.
+        """
+        async with self._reserve(len(raw)):
+            return await self._take_in(holder, raw, encoding, only)
+
+    async def _take_in(self, holder: keys.Holder, raw: bytes, encoding: str, only: str = "") -> bytes:
+        async with self._decode(raw, encoding) as checked:
+            if only and [each.id for each in checked] != [only]:
+                detail = f"it holds {len(checked)} batches, or another one than {only}"
+                raise Problem(400, "The frame is not the batch it names", detail, "send one batch a frame", "batch")
+            take = self._store.writer.submit(lambda db: self._take(db, holder, checked))
+            results = await asyncio.wrap_future(take)
+            return encode_results([result.as_json() for result in results], self._dedupe_s)
 
     def _take(self, db: apsw.Connection, holder: keys.Holder, batches: list[Checked]) -> list[Result]:
         now = self._now()

@@ -85,7 +85,7 @@ def middleware(page: Render) -> Middleware:
                 raise
             problem = _of_http(request, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the sender is answered and the log has the trace
-            problem = _of(error)
+            problem = problem_of(error)
         machine = request.path.startswith(("/api/", "/v1/", "/healthz", "/readyz")) or request.method not in (
             "GET",
             "HEAD",
@@ -95,7 +95,8 @@ def middleware(page: Render) -> Middleware:
     return answer
 
 
-def _of(error: Exception) -> Problem:
+def problem_of(error: Exception) -> Problem:
+    """What a sender is told about a failure, whatever it is; what is unexpected stands in the log."""
     match error:
         case Problem():
             return error

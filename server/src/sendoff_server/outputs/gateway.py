@@ -2,39 +2,21 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from sendoff_server.delivery.outcome import Outcome, Result, Trouble
+from sendoff_server.delivery.outcome import Outcome, Trouble
 from sendoff_server.outputs.http import EXCERPT_BYTES, Answer, Client, body, weigh
+from sendoff_server.outputs.results import Senseless, Stored, read_results
 from sendoff_server.outputs.words import plain_url
 from sendoff_server.settings import OutputSettings
-from sendoff_server.spool import RefusedLine, Sealed
+from sendoff_server.spool import Sealed
 from sendoff_server.wire.batch import encode_batch
 
 log = logging.getLogger(__name__)
 
 PATH = "/v1/batches"
-
-
-class _Refused(msgspec.Struct):
-    line: int
-    code: str = ""
-    detail: str = ""
-
-
-class _Result(msgspec.Struct):
-    batch: str
-    status: Literal["stored", "duplicate", "refused"]
-    refused: list[_Refused] = []
-    code: str = ""
-    detail: str = ""
-
-
-class _Answer(msgspec.Struct):
-    results: list[_Result]
-    dedupe_s: int = 0
 
 
 class GatewayOutput:
@@ -85,31 +67,13 @@ class GatewayOutput:
     def _read(self, answer: Answer, batches: Sequence[Sealed]) -> Outcome:
         """Results of the batches that were sent. One that contradicts itself is no answer."""
         try:
-            decoded = msgspec.json.decode(answer.body, type=_Answer)
+            decoded = msgspec.json.decode(answer.body, type=Stored)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             words = f"{self.url} answered 200, but not as a Sendoff gateway does ({error}): is the url right?"
             return Outcome(trouble=Trouble(words, 200, answer.body[:EXCERPT_BYTES]))
         self.dedupe_s = decoded.dedupe_s
-        sent = {batch.id: batch for batch in batches}
-        results: dict[str, Result] = {}
-        for found in decoded.results:
-            batch = sent.get(found.batch)
-            if batch is None:
-                continue
-            result = _result(found, batch)
-            if result is None or results.get(batch.id, result) != result:
-                words = f"{self.url} contradicts itself about batch {batch.id}"
-                return Outcome(trouble=Trouble(words, 200, answer.body[:EXCERPT_BYTES]))
-            results[batch.id] = result
-        return Outcome(results)
-
-
-def _result(found: _Result, batch: Sealed) -> Result | None:
-    """What one result means; None if it makes no sense."""
-    lines = [RefusedLine(line.line, line.code, line.detail) for line in found.refused]
-    numbers = {line.line for line in lines}
-    if len(numbers) < len(lines) or not all(1 <= number <= batch.lines for number in numbers):
-        return None
-    if found.status == "refused" and not lines:
-        return Result(stored=False, code=found.code or "refused", detail=found.detail)
-    return Result(stored=True, refused=tuple(lines))
+        try:
+            return Outcome(read_results(decoded, batches))
+        except Senseless as error:
+            words = f"{self.url} contradicts itself about batch {error}"
+            return Outcome(trouble=Trouble(words, 200, answer.body[:EXCERPT_BYTES]))

@@ -11,7 +11,7 @@ import fcntl
 import struct
 import termios
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -24,6 +24,22 @@ LOOKS = 20
 """So many times within a time-out it is looked at, so it is exact to a twentieth."""
 
 Stage = Literal["connecting", "sending", "answering"]
+
+
+class Outgoing(Protocol):
+    """What is on its way out."""
+
+    @property
+    def size(self) -> int | None: ...
+    @property
+    def begun(self) -> bool:
+        """Whether there is a connection that takes it."""
+        ...
+
+    @property
+    def left(self) -> int:
+        """Bytes that the other machine has not got yet, as far as can be known."""
+        ...
 
 
 class Body(aiohttp.payload.Payload):
@@ -50,8 +66,11 @@ class Body(aiohttp.payload.Payload):
             await writer.write(view[at : at + PIECE])
 
     @property
+    def begun(self) -> bool:
+        return self.transport is not None
+
+    @property
     def left(self) -> int:
-        """Bytes that the other machine has not got yet, as far as can be known."""
         waiting = 0 if self.transport is None else self.transport.get_write_buffer_size() + _in_kernel(self.transport)
         return len(self._value) - self.written + waiting
 
@@ -72,7 +91,7 @@ class Pace:
     Connecting is bounded elsewhere, from before there is a transport.
     """
 
-    body: Body
+    body: Outgoing
     timeout_s: float
     limit: asyncio.Timeout
     stage: Stage = "connecting"
@@ -111,7 +130,7 @@ class Pace:
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self.timeout_s / LOOKS, self._look)
-        if self.body.transport is None:
+        if not self.body.begun:
             return
         left = self.body.left
         if self.stage == "connecting":
@@ -129,6 +148,6 @@ class Pace:
             self.limit.reschedule(loop.time())
 
 
-def len_of(body: Body) -> int:
+def len_of(body: Outgoing) -> int:
     """Bytes of a body."""
     return body.size or 0
