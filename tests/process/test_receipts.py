@@ -22,7 +22,7 @@ print(receipt.wait(60), receipt.state, receipt.id, flush=True)
 REFUSED = """
 import sendoff
 from sendoff import current
-from sendoff.sending.outbox import Durable
+from sendoff.sending.holder import Durable
 from sendoff.frame import uuid7
 sendoff.init(service="till")
 good = sendoff.event("sale", confirm=True, ref="1")

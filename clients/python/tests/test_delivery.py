@@ -361,7 +361,7 @@ def test_metrics_that_wait_keep_within_what_events_have_left(address: str) -> No
         sendoff.unique("users", f"{number:0200}")
     assert sendoff.flush(0.05) is False
     outbox = client().outbox
-    assert outbox.channel.held.bytes + outbox.waiting.bytes <= 65_536
+    assert outbox.channel.held.bytes + outbox.holder.waiting.bytes <= 65_536
     assert sendoff.stats()["dropped"] == {"metric.buffer_full": 200}
 
 

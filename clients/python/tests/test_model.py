@@ -22,7 +22,8 @@ from sendoff.receipt import Receipt
 from sendoff.sending import outbox as outbox_module
 from sendoff.sending.buffer import RESENDS
 from sendoff.sending.contract import Gone
-from sendoff.sending.outbox import Durable, Outbox
+from sendoff.sending.holder import Durable
+from sendoff.sending.outbox import Outbox
 from sendoff.sending.routes import UnixRoute
 from sendoff.sending.stream import SocketStream
 from sendoff.settings import Settings
@@ -295,8 +296,8 @@ class Model(RuleBasedStateMachine):
         assert numbers == sorted(set(numbers))
         assert all((client, seq) in self.agent.refused for seq in missing)
         assert held.bytes == sum(len(frame) + 200 for _, frame, _ in (*held.sent, *held.to_write))
-        assert held.bytes + self.outbox.waiting.bytes <= LIMIT
-        assert self.outbox.waiting.bytes <= LIMIT // 4 + 40_000
+        assert held.bytes + self.outbox.holder.waiting.bytes <= LIMIT
+        assert self.outbox.holder.waiting.bytes <= LIMIT // 4 + 40_000
 
     @invariant()
     def receipts_say_what_the_agent_has(self) -> None:
@@ -319,7 +320,7 @@ class Model(RuleBasedStateMachine):
                 self.agent.room = 10**9
                 assert self.agent.socket is not None
                 self.agent.answer(self.agent.received[self.agent.socket.client])
-            if self.outbox.settled() and not self.outbox.points.queue:
+            if self.outbox.holder.settled() and not self.outbox.points.queue:
                 break
         else:
             raise AssertionError(f"something stays behind: {self.outbox}")

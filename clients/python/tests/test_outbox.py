@@ -13,8 +13,9 @@ from clients.python.tests.peer import Peer, until
 from sendoff import current
 from sendoff.client import Client
 from sendoff.metrics import series
+from sendoff.sending.holder import Durable
 from sendoff.sending.lock import TryLock
-from sendoff.sending.outbox import MOMENTS, Durable, Outbox
+from sendoff.sending.outbox import MOMENTS, Outbox
 from sendoff.tally import Tally
 
 
@@ -144,7 +145,7 @@ def test_a_point_that_comes_as_the_thread_falls_asleep_keeps_it_awake(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert outbox.turn()[0] is None, "nothing to do: no timeout"
-    next_due = outbox._next
+    next_due = outbox.holder.due_in
     line = series("late", "c", 1, {})
     assert line is not None
 
@@ -153,7 +154,7 @@ def test_a_point_that_comes_as_the_thread_falls_asleep_keeps_it_awake(
         outbox.points.queue.append((line, 1))  # by a caller who did not see the thread asleep
         return timeout
 
-    monkeypatch.setattr(outbox, "_next", and_then_a_point)
+    monkeypatch.setattr(outbox.holder, "due_in", and_then_a_point)
     timeout, _ = outbox.turn()
     assert timeout is not None
     assert timeout <= 0.1

@@ -18,7 +18,8 @@ from sendoff.content.render import TooLarge, word
 from sendoff.content.scrub import Scrubber
 from sendoff.receipt import DROPPED, Receipt
 from sendoff.scope import in_force
-from sendoff.sending.outbox import Durable, Outbox
+from sendoff.sending.holder import Durable
+from sendoff.sending.outbox import Outbox
 from sendoff.sending.routes import UdpRoute, UnixRoute
 from sendoff.version import __version__
 

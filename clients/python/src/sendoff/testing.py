@@ -24,7 +24,8 @@ from sendoff.client import Client
 from sendoff.content.render import word
 from sendoff.metrics import tag
 from sendoff.receipt import SPOOLED
-from sendoff.sending.outbox import Durable, Outbox
+from sendoff.sending.holder import Durable
+from sendoff.sending.outbox import Outbox
 from sendoff.settings import Settings
 
 TYPE_CHECKING = False

@@ -35,6 +35,10 @@ LOOK_UP_EVERY = 60.0
 FAREWELL = 1.0
 """Seconds at most that the last words may take."""
 NETWORK = ("zmq+curve", "https", "http")
+WINDOWS = {"zmq+curve": 1.0, "https": 2.0, "http": 2.0}
+"""Seconds for which points are summed up before they are sent: the more, the more a frame or a request costs."""
+LOCAL_WINDOW = 0.1
+"""The same to an agent on this machine."""
 
 
 def make_opener(address: Address, linger: float) -> Opener:
@@ -49,6 +53,8 @@ def make_opener(address: Address, linger: float) -> Opener:
 class DirectRoute:
     """Everything on one connection, which says what is stored."""
 
+    hands_over = True
+
     def __init__(
         self,
         address: Address,
@@ -60,6 +66,7 @@ class DirectRoute:
         rng: Callable[[], float],
     ) -> None:
         self.scheme = address.scheme
+        self.window = WINDOWS.get(address.scheme, LOCAL_WINDOW)
         self._address = address
         self._opener = opener
         network = address.scheme in NETWORK
@@ -67,6 +74,7 @@ class DirectRoute:
         self._by_name = known is None
         self._places = [known] if known else []
         self._turn = 0
+        self._by_requests = address.scheme in ("https", "http")
         self._looked_up_at = 0.0
         self._reported_at = 0.0
         self.channel = Channel(
@@ -90,8 +98,9 @@ class DirectRoute:
 
     @property
     def connected(self) -> bool:
-        """Whether metrics can be written now, as far as is known."""
-        return self.channel.stream is not None or (self.channel.in_order and not self.channel.failures)
+        """Whether a connection is there, was there until its orderly end, or was not tried yet."""
+        channel = self.channel
+        return channel.stream is not None or (not channel.failures and (channel.in_order or not channel.connects))
 
     @property
     def points_sent(self) -> int:
@@ -100,8 +109,8 @@ class DirectRoute:
 
     @property
     def report_due(self) -> bool:
-        """Whether drops were counted that no frame has reported, and one could."""
-        return self.channel.report_due
+        """Whether drops were counted that no frame has reported, and one could: over HTTP only with something else."""
+        return not self._by_requests and self.channel.report_due
 
     @property
     def due_at(self) -> float | None:
@@ -135,11 +144,14 @@ class DirectRoute:
         self._looked_up_at = now
 
     def send(self, now: float, wall_ms: int, waiting: Waiting, at_most: int) -> None:
-        """Hand over durable frames, then metrics."""
-        self.channel.pump(now, wall_ms, waiting, at_most)
+        """Hand over durable frames, then metrics, once it is known where to."""
+        if self._places:
+            self.channel.pump(now, wall_ms, waiting, at_most)
 
     def report(self, now: float) -> None:
         """Report drops if nothing else has."""
+        if self._by_requests:
+            return
         self._reported_at = report(self.channel, now, self._reported_at)
 
     def end(self, left: float) -> None:

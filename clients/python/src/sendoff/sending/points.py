@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from collections import deque
 
-from sendoff.metrics import Series, decimal
+from sendoff.metrics import decimal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sendoff.metrics import Series
+
+    Value = int | float | str
+    Point = tuple[Series, Value]
+    Grouped = dict[Series, list[Value]]
 
 LIMIT = 65_536
 """Points waiting to be packed: some 6 MB. Enough for the pauses that the interpreter makes between busy threads."""
@@ -25,19 +33,14 @@ class Points:
     __slots__ = ("queue", "taken")
 
     def __init__(self) -> None:
-        self.queue: deque[tuple[Series, int | float | str]] = deque()
-        self.taken: list[tuple[Series, int | float | str]] = []
+        self.queue: deque[Point] = deque()
+        self.taken: list[Point] = []
         """Points being packed. Whoever keeps the payloads clears it; what an interruption leaves here is packed
         again.
         """
 
-    def pack(self, room: int, at_most: int) -> tuple[list[tuple[bytes, int]], int]:
-        """Take up to `at_most` points out and pack them into payloads of at most `room` bytes.
-
-        Returns the payloads, each with its number of points, and how many points were dropped because one alone did
-        not fit. Values of a series share a line in the order they came; of a gauge each has its own line, as the last
-        one must win with its neighbours counted. The order of different series is not kept: no result depends on it.
-        """
+    def take(self, at_most: int) -> list[Point]:
+        """Take points out until `at_most` are in `taken`, and give that."""
         taken, queue = self.taken, self.queue
         try:
             while len(taken) < at_most:
@@ -47,20 +50,33 @@ class Points:
                 queue.popleft()
         except IndexError:
             pass  # all taken
-        grouped: dict[Series, list[int | float | str]] = {}
-        for series, value in taken:
-            values = grouped.get(series)
-            if values is None:
-                grouped[series] = [value]
-            else:
-                values.append(value)
-        return _payloads(grouped, room)
+        return taken
+
+    def pack(self, room: int, at_most: int) -> tuple[list[tuple[bytes, int]], int]:
+        """Take up to `at_most` points out and pack them into payloads of at most `room` bytes: see `payloads`."""
+        return payloads(grouped(self.take(at_most)), room)
 
     def __repr__(self) -> str:
         return f"Points({len(self.queue)})"
 
 
-def _payloads(grouped: dict[Series, list[int | float | str]], room: int) -> tuple[list[tuple[bytes, int]], int]:
+def grouped(points: list[Point]) -> Grouped:
+    """Values by series, in the order they came."""
+    found: Grouped = {}
+    for series, value in points:
+        values = found.get(series)
+        if values is None:
+            found[series] = [value]
+        else:
+            values.append(value)
+    return found
+
+
+def payloads(grouped: Grouped, room: int) -> tuple[list[tuple[bytes, int]], int]:
+    """Payloads of at most `room` bytes, each with its number of points, and how many points were dropped because one
+    alone did not fit. Values of a series share a line in the order they came; of a gauge each has its own line, as the
+    last one must win with its neighbours counted. The order of different series is not kept: no result depends on it.
+    """
     full: list[tuple[bytes, int]] = []
     lines: list[bytes] = []
     size = points = dropped = 0
@@ -80,7 +96,7 @@ def _payloads(grouped: dict[Series, list[int | float | str]], room: int) -> tupl
     return full, dropped
 
 
-def _lines(series: Series, values: list[int | float | str], room: int) -> list[tuple[bytes, int]]:
+def _lines(series: Series, values: list[Value], room: int) -> list[tuple[bytes, int]]:
     """`values` on as few lines of at most `room` bytes as they need; on one each where they may not share one."""
     head, tail = series.head, series.tail
     texts = [value.encode("utf-8", "replace") if type(value) is str else decimal(value).encode() for value in values]  # type: ignore[arg-type]

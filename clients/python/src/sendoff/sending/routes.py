@@ -28,6 +28,11 @@ if TYPE_CHECKING:
         """What the outbox asks of a route."""
 
         channel: Channel
+        scheme: str
+        hands_over: bool
+        """Whether callers leave everything to the thread."""
+        window: float
+        """Seconds for which points are summed up before they are sent; 0: they are sent one by one."""
 
         @property
         def connected(self) -> bool: ...
@@ -68,6 +73,10 @@ _NOTHING = Waiting()
 
 class UnixRoute:
     """Everything on one connection."""
+
+    scheme = "unix"
+    hands_over = False
+    window = 0.0
 
     def __init__(
         self, address: Address, client: str, who: Mapping[str, str], pid: int, tally: Tally, rng: Callable[[], float]
@@ -124,6 +133,10 @@ class UnixRoute:
 
 class UdpRoute:
     """Metrics by UDP, each socket its own client; events by TCP to the same host and port."""
+
+    scheme = "udp"
+    hands_over = False
+    window = 0.0
 
     def __init__(
         self,

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
     from sendoff.sending.outbox import Outbox
 
+NAP = 0.001
+"""Seconds that the thread leaves to the callers after one has woken it, where they hand everything over: its own work
+would hold up theirs, and so it finds more to do at once.
+"""
 TROUBLE_PAUSE = 0.2
 """Seconds to wait after an error of our own, so that a lasting one costs no CPU."""
 
@@ -118,14 +122,15 @@ def _run(ref: weakref.ref[Outbox], waker: Waker, make_poll: Any, sleep: Any) -> 
             except Exception as error:  # noqa: BLE001 - the thread must live on; the error is counted
                 guard.keep(error, outbox.tally)
                 timeout, watch = TROUBLE_PAUSE, ()
+            nap = NAP if outbox.route.hands_over else 0.0
             del outbox  # or the thread would keep it alive while asleep
-            _sleep(make_poll, waker, timeout, watch, sleep)
+            _sleep(make_poll, waker, timeout, watch, sleep, nap)
     finally:
         waker.close()
 
 
 def _sleep(
-    make_poll: Any, waker: Waker, timeout: float | None, watch: tuple[tuple[int, bool], ...], sleep: Any
+    make_poll: Any, waker: Waker, timeout: float | None, watch: tuple[tuple[int, bool], ...], sleep: Any, nap: float
 ) -> None:
     poll = make_poll()
     if waker.fileno < 0:
@@ -138,7 +143,10 @@ def _sleep(
         ready = poll.poll(None if timeout is None else max(0, int(timeout * 1000) + 1))
     except OSError:  # a descriptor was closed meanwhile
         ready = []
-    if any(found == waker.fileno for found, _ in ready):
-        waker.drain()
-    if ready and time.monotonic() - began < 0.0005:
+    woken = any(found == waker.fileno for found, _ in ready)
+    if woken and nap:
+        sleep(nap)
+    elif ready and time.monotonic() - began < 0.0005:
         sleep(0.0005)  # no busy loop, whatever a descriptor says
+    if woken:
+        waker.drain()
