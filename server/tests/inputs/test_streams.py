@@ -266,7 +266,7 @@ async def test_a_reply_that_does_not_fit_waits_and_the_next_one_is_not_taken(sce
     assert session.link.reply(big)
     assert not session.link.reply(b"y")
     got = 0
-    while got < len(big):
+    while got < 4 + len(big):
         got += len(await asyncio.get_running_loop().sock_recv(peer, 1_000_000))
     await scene.until(lambda: session.drained == 1)
     assert session.link.reply(b"y")
@@ -282,7 +282,7 @@ async def test_a_connection_whose_peer_has_finished_is_kept_for_the_last_word_bu
     [session] = scene.seen.sessions
     await scene.until(lambda: session.ends)
     assert session.link.reply(b"ok")
-    assert await asyncio.get_running_loop().sock_recv(peer, 10) == b"ok"
+    assert await asyncio.get_running_loop().sock_recv(peer, 10) == b"\x02\0\0\0ok"
     scene.clock.now += module.LINGER + 1
     scene.input.sweep()
     assert await is_closed(peer)

@@ -123,7 +123,7 @@ class Connection:
         if self._out:
             return False
         if self._sock.fileno() >= 0:
-            self._send(data)
+            self._send(len(data).to_bytes(4, "little") + data)
         return True
 
     def _send(self, data: bytes) -> None:

@@ -15,11 +15,12 @@ class InputError(Exception):
 
 
 class Link(Protocol):
-    """The way back to the peer of one stream connection."""
+    """The way back to the peer of one connection."""
 
     def reply(self, data: bytes) -> bool:
-        """Write without waiting. False: earlier bytes still wait, nothing was taken, `Session.writable` will follow.
+        """Write one JSON object, framed as everything on that transport is, without waiting.
 
+        False: earlier bytes still wait, nothing was taken, `Session.writable` will follow.
         A peer that has gone is no error: what it is sent is thrown away, and its connection is read to the end.
         """
         ...
@@ -30,7 +31,7 @@ class Link(Protocol):
 
 
 class Session(Protocol):
-    """What the intake keeps of one stream connection."""
+    """What the intake keeps of one connection."""
 
     def take(self, item: Item) -> None: ...
 

@@ -333,7 +333,7 @@ def encode_unit(data: bytes) -> bytes:
 
 
 def encode_ack(upto: int, refused: Iterable[tuple[int, str]] = (), n: int | None = None) -> bytes:
-    """The whole unit of one acknowledgement: every seq up to `upto` is stored, or `refused` (seq, reason). `n`: every
+    """One acknowledgement, a JSON object: every seq up to `upto` is stored, or `refused` (seq, reason). `n`: every
     point before it is stored, where that is said.
     """
     answer: dict[str, Any] = {"ack": upto}
@@ -341,9 +341,9 @@ def encode_ack(upto: int, refused: Iterable[tuple[int, str]] = (), n: int | None
         answer["refused"] = named
     if n is not None:
         answer["n"] = n
-    return encode_unit(msgspec.json.encode(answer))
+    return msgspec.json.encode(answer)
 
 
 def encode_again(seconds: float) -> bytes:
-    """The whole unit that says: nothing more is taken on this connection, come back after so many seconds."""
-    return encode_unit(msgspec.json.encode({"again": round(seconds, 3)}))
+    """The answer that says: nothing more is taken on this connection, come back after so many seconds."""
+    return msgspec.json.encode({"again": round(seconds, 3)})
