@@ -152,18 +152,14 @@ class Stage:
             + (f"[spool]\nstorm = {storm}\n" if storm is not None else "")
         )
 
-    def make_key(self, project: str, *, curve: bool = False) -> str:
-        """A key for HTTP, or the whole address for an application over ZeroMQ."""
+    def make_key(self, project: str) -> str:
         made = subprocess.run(
-            [
-                *(str(BIN / "sendoff"), "gateway", "keys", "create", project, "--json", "--config", str(self.config)),
-                *(("--curve",) if curve else ()),
-            ],
+            [str(BIN / "sendoff"), "gateway", "keys", "create", project, "--json", "--config", str(self.config)],
             check=True,
             capture_output=True,
             text=True,
         )
-        key: str = json.loads(made.stdout)["address" if curve else "key"]
+        key: str = json.loads(made.stdout)["key"]
         return key
 
     def gateway(self) -> Part:

@@ -83,12 +83,9 @@ class Arrived:
     def points(self) -> int:
         return sum(n for _, n in self.series.values())
 
-    def by_tag(self, tag: str, only: str = "") -> dict[str, tuple[float, int]]:
-        """Sum and points by the value of a tag, of all series or of those with one name."""
+    def by_tag(self, tag: str) -> dict[str, tuple[float, int]]:
         found: dict[str, tuple[float, int]] = defaultdict(lambda: (0, 0))
-        for (name, tags), (amount, n) in self.series.items():
-            if only not in ("", name):
-                continue
+        for (_, tags), (amount, n) in self.series.items():
             value = json.loads(tags).get(tag, "")
             found[value] = (found[value][0] + amount, found[value][1] + n)
         return found
@@ -287,18 +284,16 @@ def judge_books(verdict: Verdict, gateway: Arrived, sink: Arrived, evidence: dic
     verdict.figures.append(f"{again} came to the gateway again and were recognised")
 
 
-def gateway_has(path: Path, project: str = "") -> Arrived:
-    """What stands in the gateway's store, of one project or of all."""
+def gateway_has(path: Path) -> Arrived:
+    """What stands in the gateway's store."""
     store = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     found = Arrived()
-    of = "" if not project else "JOIN projects ON projects.id = project AND projects.name = :project"
-    query = f"SELECT events.id, service, weight, line FROM events {of}"
-    for event_id, service, weight, line in store.execute(query, {"project": project}):
+    for event_id, service, weight, line in store.execute("SELECT id, service, weight, line FROM events"):
         event = json.loads(line)
         ref = str(event["fields"].get("ref"))
         found.event(ref, event_id, content_of(event), service, weight)
-    query = f"SELECT series.name, tags, line FROM windows JOIN series ON series.id = windows.series {of}"
-    for name, tags, line in store.execute(query, {"project": project}):
+    query = "SELECT name, tags, line FROM windows JOIN series ON series.id = windows.series"
+    for name, tags, line in store.execute(query):
         window = json.loads(line)
         amount, points = found.series.get((name, tags), (0, 0))
         found.series[name, tags] = (amount + window.get("sum", 0), points + window["n"])

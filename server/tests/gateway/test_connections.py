@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from sendoff_server.gateway import ingest, server
+from sendoff_server.gateway import body, ingest, server
 
 from .support import Running, batch, event
 
@@ -40,13 +40,13 @@ async def test_half_a_head_is_closed_after_its_deadline(
 async def test_half_a_body_is_answered_by_408_after_its_deadline(
     gateway: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "BODY_DEADLINE", 0.2)
+    monkeypatch.setattr(body, "BODY_DEADLINE", 0.2)
     reader, writer = await raw(gateway, HEAD.format(key=gateway.key, length=100).encode(), b"only this")
     async with asyncio.timeout(5):
         answer = await reader.readuntil(b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 408")
     writer.close()
-    assert gateway.gateway._ingest._held == 0
+    assert gateway.gateway._ingest._bodies._held == 0
 
 
 async def test_a_body_that_breaks_off_stores_nothing_and_holds_nothing(gateway: Running) -> None:
@@ -55,7 +55,7 @@ async def test_a_body_that_breaks_off_stores_nothing_and_holds_nothing(gateway: 
     writer.close()
     await writer.wait_closed()
     async with asyncio.timeout(5):
-        while gateway.gateway._ingest._held:
+        while gateway.gateway._ingest._bodies._held:
             await asyncio.sleep(0.01)
     assert (await gateway.get("counts"))["events"] == 0
 
@@ -71,7 +71,7 @@ async def test_a_body_announced_as_too_long_is_refused_before_it_is_sent(gateway
 async def test_senders_are_asked_to_come_back_when_too_much_is_being_read(
     gateway: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "BYTES_HELD", 10)
+    monkeypatch.setattr(body, "BYTES_HELD", 10)
     status, problem = await gateway.post(batch("events", [event()]))
     assert status == 503
     assert "busy" in problem["title"]

@@ -9,18 +9,15 @@ import apsw
 from aiohttp import web
 
 from sendoff_server.gateway import access, keys
+from sendoff_server.gateway.body import Bodies
 from sendoff_server.gateway.check import Checked, check_batches
-from sendoff_server.gateway.problems import Problem, retry_later
+from sendoff_server.gateway.problems import Problem
 from sendoff_server.gateway.store import Store
 from sendoff_server.gateway.store.sql import QUERIES
 from sendoff_server.gateway.store.take import Merge, Result, Taker
 from sendoff_server.wire.batch import CONTENT_TYPE, DEFAULT, decode_body
 from sendoff_server.wire.batch_frame import encode_results
 
-BODY_DEADLINE = 60.0
-"""Seconds for a whole body. 8 MiB in that time is 1.1 Mbit/s; slower links send smaller bodies."""
-BYTES_HELD = 67_108_864
-"""Bytes of bodies held at once before senders are asked to come back."""
 DECODED_HELD = 134_217_728
 """About how many bytes decoded bodies may take until they are stored; beyond, no other is decoded. A few thousand bytes
 on the wire can become 64 MiB."""
@@ -36,7 +33,8 @@ class Ingest:
         self._merge = merge
         self._dedupe_s = dedupe_s
         self._now = now
-        self._held = self._decoded = 0
+        self._bodies = Bodies(DEFAULT.raw, "send fewer batches at once")
+        self._decoded = 0
         self._stored = asyncio.Event()
         # Two threads: decompression lets go of the GIL, and a large body must not keep small ones waiting.
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="gateway-decode")
@@ -50,8 +48,8 @@ class Ingest:
         if request.content_type != CONTENT_TYPE:
             detail = f"Content-Type is {request.headers.get('Content-Type', 'missing')[:100]!r}"
             raise Problem(415, "The content type is not known", detail, f"send {CONTENT_TYPE}", "Content-Type")
-        async with self._reserve(request.content_length):
-            raw = await _read_body(request)
+        with self._bodies.reserve(request.content_length):
+            raw = await self._bodies.read(request)
             encoding = request.headers.get("Content-Encoding", "")
             return web.Response(body=await self._take_in(holder, raw, encoding), content_type="application/json")
 
@@ -60,7 +58,7 @@ class Ingest:
 
         Raises what `problems.problem_of` knows the meaning of.
         """
-        async with self._reserve(len(raw)):
+        with self._bodies.reserve(len(raw)):
             return await self._take_in(holder, raw, encoding, only)
 
     async def _take_in(self, holder: keys.Holder, raw: bytes, encoding: str, only: str = "") -> bytes:
@@ -76,20 +74,6 @@ class Ingest:
         now = self._now()
         db.execute(QUERIES["touch_key"], (holder.key, now))
         return Taker(db, holder.project, now, self._merge).take(batches)
-
-    @asynccontextmanager
-    async def _reserve(self, length: int | None) -> AsyncIterator[None]:
-        """Hold room for a body, so that many senders at once cannot take all memory."""
-        if length is not None and length > DEFAULT.raw:
-            raise _too_large(length)
-        size = DEFAULT.raw if length is None else length
-        if self._held + size > BYTES_HELD:
-            raise retry_later("The gateway is busy", f"{self._held:,} bytes of bodies are being read", 1)
-        self._held += size
-        try:
-            yield
-        finally:
-            self._held -= size
 
     @asynccontextmanager
     async def _decode(self, raw: bytes, encoding: str) -> AsyncIterator[list[Checked]]:
@@ -108,36 +92,8 @@ class Ingest:
             self._stored.set()
 
 
-async def _read_body(request: web.Request) -> bytes:
-    """The raw body, never decompressed by the server underneath. Raises ``Problem`` 408, 413 or 400."""
-    pieces = bytearray()
-    try:
-        async with asyncio.timeout(BODY_DEADLINE):
-            async for piece in request.content.iter_any():
-                pieces += piece
-                if len(pieces) > DEFAULT.raw:
-                    raise _too_large(None)
-    except TimeoutError:
-        detail = f"{len(pieces):,} bytes came in {BODY_DEADLINE:g} s"
-        remedy = "send fewer batches at once"
-        raise Problem(408, "The body came too slowly", detail, remedy, headers={"Connection": "close"}) from None
-    except (web.HTTPException, ConnectionError):
-        raise
-    except ValueError as error:
-        raise Problem(
-            400, "The body cannot be read", str(error)[:200], "check the transfer encoding", "body"
-        ) from error
-    return bytes(pieces)
-
-
 def _decode(raw: bytes, encoding: str) -> tuple[list[Checked], int]:
     """What is in a body, and about how many bytes of memory that takes."""
     batches = decode_body(raw, encoding)
     size = sum(len(line) + LINE_COSTS for batch in batches for line in batch.lines)
     return check_batches(batches), size
-
-
-def _too_large(length: int | None) -> Problem:
-    size = "more" if length is None else f"{length:,} bytes"
-    detail = f"{size} on the wire; at most {DEFAULT.raw:,}"
-    return Problem(413, "The body is too large", detail, "send fewer batches at once", "body", {"Connection": "close"})

@@ -14,6 +14,8 @@ from aiohttp.web_protocol import RequestHandler
 from sendoff_server.aggregate import Limits, make_core
 from sendoff_server.gateway import access, problems
 from sendoff_server.gateway.api import Api
+from sendoff_server.gateway.direct import Direct
+from sendoff_server.gateway.direct.frames import Frames
 from sendoff_server.gateway.ingest import Ingest
 from sendoff_server.gateway.pages import Pages
 from sendoff_server.gateway.store import Store, open_store
@@ -73,6 +75,8 @@ class Gateway:
         keep = self._settings.retention
         self._upkeep = Upkeep(self._store, keep, core.merge, now=self._now, running=self._running)
         self._ingest = Ingest(self._store, core.merge, dedupe_s=self._upkeep.dedupe_s, now=self._now)
+        self._direct = Direct(self._store, self._settings.direct, core.merge, now=self._now, running=self._running)
+        self._frames = Frames(self._store, self._direct)
         names = [each.getsockname() for each in sockets]
         self._runner = web.AppRunner(
             self._app(loopback=all(access.is_loopback(name[0]) for name in names)),
@@ -87,6 +91,7 @@ class Gateway:
         for each in sockets:
             self._servers.append(await loop.create_server(self._accept, sock=each, backlog=512))
         self.addresses = {"http": _shown(names[0])}
+        self._direct.start()
         self._upkeep.start()
         log.info("gateway listens on http://%s", self.addresses["http"])
 
@@ -102,6 +107,8 @@ class Gateway:
             self._runner.server.pre_shutdown()
             await self._runner.server.shutdown(drain_s)
         await self._runner.cleanup()
+        await self._direct.stop(drain_s)
+        self._frames.close()
         for timer in self._waiting.values():
             timer.cancel()
         self._waiting.clear()
@@ -116,6 +123,7 @@ class Gateway:
         app = web.Application(middlewares=[self._began, problems.middleware(pages.problem)], client_max_size=0)
         app.on_response_prepare.append(_secure)
         app.router.add_post("/v1/batches", self._ingest.post)
+        app.router.add_post("/v1/frames", self._frames.post)
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/readyz", self._ready)
         api.add_routes(app.router)

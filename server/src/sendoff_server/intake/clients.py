@@ -7,6 +7,7 @@ depends on how long ago something was, so that a jump of the wall clock expires 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from math import inf
 
 import msgspec
@@ -20,6 +21,8 @@ SILENT_S = 300.0
 FOLD_S = 3_600.0
 """How long a client that ended is still listed by itself."""
 MAX_LEAVING = 1_000
+LOOKED_AT = 100
+"""Clients that are asked whether they can give way, from the one longest unheard on."""
 
 
 class KeptClient(msgspec.Struct):
@@ -65,6 +68,14 @@ class Clients:
 
     def knows(self, name: str) -> bool:
         return name in self._known or name in self._leaving
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more can be known, somebody who was not heard of lately giving way if need be."""
+        if len(self._known) < self._most:
+            return True
+        oldest = islice(self._known.values(), LOOKED_AT)
+        return len(self._leaving) < MAX_LEAVING and any(client.at_rest for client in oldest)
 
     def adopt(self, state: ClientState, now: float) -> None:
         """A client that is not known here, but stored."""

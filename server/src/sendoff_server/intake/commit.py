@@ -84,7 +84,7 @@ class Committer:
         return self.given - len(self._queue)
 
     def add(self, event: EventIn, client: Client) -> None:
-        """An event that is acknowledged to its client once it is stored."""
+        """An event that is acknowledged to its client once it is stored. Every event can be."""
         self._append(_Entry(event, client, client.received))
 
     def touch(self, client: Client, refusal: Refusal | None = None) -> None:

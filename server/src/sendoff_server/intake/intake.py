@@ -36,9 +36,11 @@ Tags = tuple[tuple[str, str], ...]
 
 
 class Store(Protocol):
-    """Where it goes, to be acknowledged once it is stored: see `Committer`."""
+    """Where it goes, to be acknowledged once it is stored: see `Committer`. `add` says what is wrong with an event that
+    cannot be stored.
+    """
 
-    def add(self, event: EventIn, client: Client) -> None: ...
+    def add(self, event: EventIn, client: Client) -> str | None: ...
 
     def touch(self, client: Client, refusal: Refusal | None = None) -> None: ...
 
@@ -142,12 +144,15 @@ class Intake:
             client.refused.append((frame.seq, "payload_too_long"))
             self.committer.touch(client, _refusal(frame.id if frame.confirm else "", client, "payload_too_long"))
             return FrameError("payload_too_long", f"the event's line would have {len(line)} bytes", seq=frame.seq)
+        event = EventIn(line, frame.id, source, frame.confirm, fold.key if fold else "", client=frame.client)
+        if fault := self.committer.add(event, client):
+            client.refused.append((frame.seq, "payload_invalid"))
+            self.committer.touch(client)
+            return FrameError("payload_invalid", fault, seq=frame.seq)
         client.state.events += 1
         client.state.source = source
         if fold:
             fold.has_line = True
-        key = fold.key if fold else ""
-        self.committer.add(EventIn(line, frame.id, source, frame.confirm, key, client=frame.client), client)
         return None
 
     def _fold(self, frame: Frame, client: Client, source: str) -> Fold | None:
@@ -177,9 +182,13 @@ class Intake:
 
     def keep_found(self, found: Found, source: str, client: Client | None) -> None:
         now_ms = self.clock()
-        event_id = make_id(now_ms, self._chance(10))
+        event_id = self.event_id(found, now_ms, client)
         line = found_line(found, event_id, now_ms, client.state if client else None, self._host)
         self.committer.add_unacknowledged(EventIn(line, event_id, source))
+
+    def event_id(self, found: Found, now_ms: int, client: Client | None) -> str:
+        """A new id for an event among the lines."""
+        return make_id(now_ms, self._chance(10))
 
     def source(self, service: str) -> str:
         name = service or "unknown"
@@ -231,6 +240,10 @@ class StreamSession:
 
     def __repr__(self) -> str:
         return f"<StreamSession {self._origin} {self._client.state.client[:8] if self._client else 'no client yet'}>"
+
+    @property
+    def client(self) -> Client | None:
+        return self._client
 
     def take(self, item: Item) -> None:
         if isinstance(item, Lines):

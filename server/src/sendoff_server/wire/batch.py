@@ -97,14 +97,14 @@ def transcode(blob: bytes, compression: Compression) -> bytes:
     """A blob of ``encode_batch`` (zstd) in another compression. Raises ``BodyError`` if it is damaged."""
     if compression == "zstd":
         return blob
-    return _compress(_decompress(blob, "zstd", DEFAULT), compression)
+    return _compress(decompress(blob, "zstd", DEFAULT), compression)
 
 
 def decode_body(raw: bytes, encoding: str, limits: BodyLimits = DEFAULT) -> list[Batch]:
     """All batches of a body, in order. ``encoding`` is the Content-Encoding header. Raises ``BodyError``."""
     if len(raw) > limits.raw:
         raise _too_large("on the wire", len(raw), limits.raw)
-    data = _decompress(raw, encoding, limits)
+    data = decompress(raw, encoding, limits)
     if not data:
         raise BodyError(400, "The body is empty", "there is no batch in it", "send 1 to 64 batches")
     return _split(data, limits)
@@ -141,7 +141,8 @@ def _compress(plain: bytes, compression: Compression) -> bytes:
     raise ValueError(f"compression {compression!r} is not one of zstd, gzip, identity")
 
 
-def _decompress(raw: bytes, encoding: str, limits: BodyLimits) -> bytes:
+def decompress(raw: bytes, encoding: str, limits: BodyLimits) -> bytes:
+    """A body as it was before it was encoded. Raises ``BodyError``, as soon as it is larger than it may be."""
     match encoding.strip().lower():
         case "" | "identity":
             if len(raw) > limits.decoded:

@@ -1,15 +1,29 @@
 -- From version 1 to 2: clients that send without an agent.
 ALTER TABLE keys ADD COLUMN curve INTEGER NOT NULL DEFAULT 0;
 
--- Clients that send without an agent: what each was acknowledged (`upto`, `n`) and what is known of it. `state` is JSON.
+-- Clients that send without an agent: what each was acknowledged (`upto`; `n`: the number of its next point) and what is
+-- known of it. `state` is JSON, NULL when its numbers stand in the totals of its service: the rest is kept so that what
+-- comes again is recognised.
 CREATE TABLE clients (
     project INTEGER NOT NULL,
     client  TEXT NOT NULL,
     seen    INTEGER NOT NULL,
-    state   BLOB NOT NULL,
+    upto    INTEGER NOT NULL,
+    n       INTEGER,
+    state   BLOB,
     PRIMARY KEY (project, client)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX clients_by_age ON clients (seen);
+CREATE INDEX clients_listed ON clients (project, seen) WHERE state IS NOT NULL;
+
+-- Of each project that clients send to without an agent: what takes the place of an agent's id, the run in which its core
+-- was made last, and the last round of that run that is stored.
+CREATE TABLE direct (
+    project INTEGER PRIMARY KEY,
+    agent   TEXT NOT NULL,
+    epoch   INTEGER NOT NULL,
+    round   INTEGER NOT NULL
+) STRICT;
 
 -- The last values of gauges that such clients set relatively: key and state as the core gives them.
 CREATE TABLE gauges (
