@@ -152,14 +152,18 @@ class Stage:
             + (f"[spool]\nstorm = {storm}\n" if storm is not None else "")
         )
 
-    def make_key(self, project: str) -> str:
+    def make_key(self, project: str, *, curve: bool = False) -> str:
+        """A key for HTTP, or the whole address for an application over ZeroMQ."""
         made = subprocess.run(
-            [str(BIN / "sendoff"), "gateway", "keys", "create", project, "--json", "--config", str(self.config)],
+            [
+                *(str(BIN / "sendoff"), "gateway", "keys", "create", project, "--json", "--config", str(self.config)),
+                *(("--curve",) if curve else ()),
+            ],
             check=True,
             capture_output=True,
             text=True,
         )
-        key: str = json.loads(made.stdout)["key"]
+        key: str = json.loads(made.stdout)["address" if curve else "key"]
         return key
 
     def gateway(self) -> Part:

@@ -52,6 +52,8 @@ class Sent:
     acknowledged: bool = False
     poison: bool = False
     """Whether the fake destination refuses it."""
+    kept: bool = False
+    """Whether it stood in a file of its client's (`spool=`) when its process was dead."""
 
 
 @dataclass
@@ -65,9 +67,18 @@ class Account:
     events: dict[str, Sent] = field(default_factory=dict)
     counted: int = 0
     """Points that it began to count, at most."""
+    amount: int = 0
+    """Their sum, likewise."""
+    settled: dict[str, Any] | None = None
+    """What a flush that said yes had found counted before it: `amount`, `points`, `dropped`."""
     ended: dict[str, Any] | None = None
     """What it said at an orderly end: `flushed`, `dropped`, `refused`, `points`, `amount`."""
     trouble: list[str] = field(default_factory=list)
+    project: str = ""
+    path: str = "agent"
+    kind: str = ""
+    slow: list[dict[str, Any]] = field(default_factory=list)
+    """Calls that took long: `began`, `took`, of that `limit` as asked for, `starved` for want of a processor."""
 
 
 def read(path: Path) -> Account:
@@ -79,6 +90,8 @@ def read(path: Path) -> Account:
         match entry["op"]:
             case "begin":
                 account.service, account.calm = entry["service"], entry["calm"]
+                account.project, account.path = entry.get("project", ""), entry.get("path", "agent")
+                account.kind = entry.get("kind", "")
             case "try":
                 account.events[entry["ref"]] = Sent(entry["digest"], poison=entry.get("poison", False))
             case "sent":
@@ -93,6 +106,12 @@ def read(path: Path) -> Account:
                 acknowledged = max(acknowledged, entry["upto"])
             case "count":
                 account.counted = max(account.counted, entry["upto"])
+                account.amount = max(account.amount, entry.get("amount", 0))
+            case "settled":
+                account.settled = entry
+                acknowledged = acknowledged if entry["unknown"] else len(numbered)
+            case "slow":
+                account.slow.append(entry)
             case "end":
                 account.ended = entry
             case "trouble":

@@ -1,11 +1,14 @@
 """A producer: an app of its own that sends events and counters, and keeps the oracle's book about each.
 
-`python -m tests.oracle.producer NAME BOOK KIND RATE SEED`, the client's settings in its environment. It runs until
-SIGTERM, then ends in order; or until it is killed. What it sends is a function of its name and seed.
+`python -m tests.oracle.producer NAME BOOK KIND RATE SEED`, the client's settings in its environment, beside them
+`ORACLE_PROJECT` and `ORACLE_PATH` for the book, and `ORACLE_FLUSH` for its last flush. It runs until SIGTERM, then ends
+in order; or until it is killed. What it sends is a function of its name and seed.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
 import random
 import signal
 import sys
@@ -18,11 +21,18 @@ import sendoff
 from sendoff import current
 from sendoff.receipt import Receipt
 from tests.oracle.book import Pen, digest
+from tests.oracle.calls import Calls
 
 POISON = 0.005
 """Of all events, those that the fake destination refuses whatever comes with them."""
 LETTERS = 'abcdefghijklmnoprstuvyz äßøλж漢🙂"\\\n\t'
-FLUSH_S = 60.0
+FLUSH_S = float(os.environ.get("ORACLE_FLUSH", "60"))
+DIRECT = os.environ.get("ORACLE_PATH", "agent") not in ("agent", "ipc")
+BURST = 400
+"""Events that a `burst` sends at once: more than ZeroMQ's high-water mark lets pass while the peer does not read."""
+CHILD_ENDS = ("exit", "kill", "term", "end", "return")
+"""How the children of a `fork` end: `os._exit`, signals that nobody handles, a flush, and the interpreter's own end."""
+PR_SET_PDEATHSIG = 1
 
 
 class Producer:
@@ -31,19 +41,45 @@ class Producer:
     def __init__(self, name: str, book: Path, kind: str, seed: int) -> None:
         self.name = name
         self.kind = kind
+        self.book = book
+        self.seed = seed
         self.pen = Pen(book)
+        self.calls = Calls(self.pen)
         self.random = random.Random(f"{seed}/{name}")
         self.number = 0
+        self.none = 0
         self.points = 0
         self.amount = 0
         self.acknowledged = 0
         self.receipts: list[tuple[str, Receipt]] = []
 
+    def begin(self) -> None:
+        group = self.kind.split("-")[0]
+        service = group if group in ("calm", "fresh", "storm", "revoked", "wrong") else "wild"
+        self.pen.write(
+            op="begin",
+            service=service,
+            calm=group == "calm",
+            kind=self.kind,
+            project=os.environ.get("ORACLE_PROJECT", ""),
+            path=os.environ.get("ORACLE_PATH", "agent"),
+        )
+        sendoff.init(service=service, env="chaos", linger=2)
+
     def step(self) -> None:
         """One event or exception, and some points."""
+        self.calls.begin()
+        for _ in range(BURST if self.kind == "burst" and self.random.random() < 0.03 else 1):
+            self._one()
+        self._count(self.random.randrange(8))
+        if DIRECT and self.random.random() < 0.05:
+            self._settle()
+        self._acknowledged()
+
+    def _one(self) -> None:
         self.number += 1
         ref = f"{self.name}-{self.number}"
-        content: dict[str, object] = {
+        content: dict[str, Any] = {
             "ref": ref,
             "n": self.number,
             "filling": self._text(),
@@ -57,73 +93,132 @@ class Producer:
             self._exception(ref, content, ref)
         else:
             self._event(ref, content)
-        self._count(self.random.randrange(8))
-        self._acknowledged()
 
     def _text(self) -> str:
         length = self.random.choice((10, 300, 300, 2_000, 60_000 if self.kind == "large" else 2_000))
         return "".join(self.random.choices(LETTERS, k=min(length, 500))) * (length // 500 or 1)
 
-    def _event(self, ref: str, content: dict[str, object]) -> None:
+    def _event(self, ref: str, content: dict[str, Any]) -> None:
         self.pen.write(op="try", ref=ref, digest=digest("chaos.done", content), poison="poison" in content)
-        made = sendoff.event("chaos.done", confirm=self.kind.endswith("confirm"), **content)
+        made = self.calls.made(sendoff.event, "chaos.done", confirm=self.kind.endswith("confirm"), **content)
         if isinstance(made, Receipt):
             self.receipts.append((ref, made))
             made = made.id
         self._sent(ref, made)
 
-    def _exception(self, ref: str, content: dict[str, object], fingerprint: str) -> None:
+    def _exception(self, ref: str, content: dict[str, Any], fingerprint: str) -> None:
         self.pen.write(op="try", ref=ref, digest=digest("RuntimeError", content), poison="poison" in content)
         error = RuntimeError(ref)
-        self._sent(ref, sendoff.capture_exception(error, fields=content, fingerprint=[fingerprint]))
+        made = self.calls.made(sendoff.capture_exception, error, fields=content, fingerprint=[fingerprint])
+        self._sent(ref, made)
 
     def _sent(self, ref: str, event_id: str | None) -> None:
+        self.none += event_id is None
         self.pen.write(op="sent", ref=ref, id=event_id, written=written(), t=time.monotonic())
 
     def _count(self, points: int) -> None:
         self.points += points
-        self.pen.write(op="count", upto=self.points)  # before they are counted: no more than this can arrive
-        for _ in range(points):
-            amount = self.random.randrange(1, 100)
-            self.amount += amount
-            sendoff.increment("chaos.amount", amount, producer=self.name)
+        amounts = [self.random.randrange(1, 100) for _ in range(points)]
+        self.amount += sum(amounts)
+        # Before they are counted: no more than this can arrive.
+        self.pen.write(op="count", upto=self.points, amount=self.amount)
+        for amount in amounts:
+            self.calls.made(sendoff.increment, "chaos.amount", amount, producer=self.name)
+            if DIRECT:
+                self.calls.made(sendoff.distribution, "chaos.size", amount, producer=self.name)
+
+    def _settle(self) -> None:
+        """After a flush that says yes, all that was sent and counted until now is where it should be."""
+        if self.calls.made(sendoff.flush, 0.2, limit=0.2):
+            self.pen.write(op="settled", amount=self.amount, points=self.points, **self._drops())
+
+    def _drops(self) -> dict[str, Any]:
+        """What was dropped, and whether that was after the call, so that it is not known which event it was."""
+        dropped: Any = sendoff.stats()["dropped"]
+        events = sum(n for reason, n in dropped.items() if reason.startswith("event."))
+        return {"dropped": dropped, "unknown": events - self.none}
 
     def _acknowledged(self) -> None:
         stats = sendoff.stats()
         acked = stats.get("acked", 0)
         if stats.get("refused"):
             self.pen.write(op="trouble", what=f"the agent refused {stats['refused']}")
-        elif isinstance(acked, int) and acked > self.acknowledged:
+        elif isinstance(acked, int) and acked > self.acknowledged and not self._drops()["unknown"]:
             self.acknowledged = acked
             self.pen.write(op="acknowledged", upto=acked)
         while self.receipts and self.receipts[0][1].state != "pending":
             ref, receipt = self.receipts.pop(0)
             if receipt.state == "spooled":
                 self.pen.write(op="receipt", ref=ref)
-            elif receipt.id is not None:
+            elif receipt.id is not None and receipt.state != "dropped":
                 self.pen.write(op="trouble", what=f"the receipt of {ref} says {receipt.state} {receipt.reason}")
 
     def end(self) -> None:
         """In order: everything acknowledged, or said that it is not."""
-        flushed = sendoff.flush(FLUSH_S)
+        self.calls.begin()
+        flushed = self.calls.made(sendoff.flush, FLUSH_S, limit=FLUSH_S)
         self._acknowledged()
         stats = sendoff.stats()
-        sendoff.close()
+        unknown = self._drops()["unknown"]
+        self.calls.made(sendoff.close, limit=2)
         self.pen.write(
             op="end",
             flushed=flushed,
             dropped=stats["dropped"],
+            unknown=unknown,
             refused=stats.get("refused", {}),
             internal_error=stats.get("internal_error", 0),
             points=self.points,
             amount=self.amount,
+            longest=self.calls.longest,
+            calls=self.calls.number,
         )
+
+    def fork(self, number: int) -> int:
+        """A child that sends a little under a name of its own, and dies. Its process id."""
+        pid = os.fork()
+        if pid:
+            return pid
+        libc = ctypes.CDLL(None)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it goes with its parent, or it would outlive the run
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        name = f"{self.name}-c{number}"
+        child = Producer(name, self.book.with_name(f"{name}.jsonl"), "wild", self.seed)
+        child.begin_again()
+        for _ in range(child.random.randrange(1, 12)):
+            child.step()
+            time.sleep(0.05 * child.random.random())
+        child.die(child.random.choice(CHILD_ENDS))
+        return 0
+
+    def begin_again(self) -> None:
+        """In a child: its book begins, and the client is the one that it inherited."""
+        self.pen.write(
+            op="begin",
+            service="wild",
+            calm=False,
+            kind="child",
+            project=os.environ.get("ORACLE_PROJECT", ""),
+            path=os.environ.get("ORACLE_PATH", "agent"),
+        )
+
+    def die(self, how: str) -> None:
+        self.pen.write(op="dies", how=how)
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "term":
+            os.kill(os.getpid(), signal.SIGTERM)
+        if how == "end":
+            self.end()
+        if how == "return":
+            sys.exit(0)
+        os._exit(0)
 
 
 def written() -> bool:
     """Whether every event so far is wholly with the kernel. The one look behind the client's public names."""
     client = current.client
-    if client is None:
+    if client is None or DIRECT or client.settings.address.scheme.startswith("zmq"):  # type: ignore[attr-defined]
         return False
     outbox: Any = client.outbox  # type: ignore[attr-defined]
     stream = outbox.channel.stream
@@ -139,15 +234,17 @@ def main() -> int:
         told.append(number)
 
     signal.signal(signal.SIGTERM, told_to_end)
-    group = kind.split("-")[0]
-    service = group if group in ("calm", "fresh", "storm") else "wild"
-    producer.pen.write(op="begin", service=service, calm=group == "calm", kind=kind)
-    sendoff.init(service=service, env="chaos", linger=2)
+    producer.begin()
     pause = 1 / float(rate)
+    children: list[int] = []
     while not told:
         producer.step()
+        if kind == "fork" and producer.random.random() < 0.03:
+            children.append(producer.fork(len(children)))
         time.sleep(pause * 2 * producer.random.random())
     producer.end()
+    for child in children:
+        os.waitpid(child, 0)
     return 0
 
 

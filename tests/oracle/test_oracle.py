@@ -28,6 +28,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
         sys.executable,
         "-m",
         "tests.oracle",
+        "--path",
+        "agent",
         "--seconds",
         "21",
         "--rate",

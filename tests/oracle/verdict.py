@@ -83,9 +83,12 @@ class Arrived:
     def points(self) -> int:
         return sum(n for _, n in self.series.values())
 
-    def by_tag(self, tag: str) -> dict[str, tuple[float, int]]:
+    def by_tag(self, tag: str, only: str = "") -> dict[str, tuple[float, int]]:
+        """Sum and points by the value of a tag, of all series or of those with one name."""
         found: dict[str, tuple[float, int]] = defaultdict(lambda: (0, 0))
-        for (_, tags), (amount, n) in self.series.items():
+        for (name, tags), (amount, n) in self.series.items():
+            if only not in ("", name):
+                continue
             value = json.loads(tags).get(tag, "")
             found[value] = (found[value][0] + amount, found[value][1] + n)
         return found
@@ -284,16 +287,18 @@ def judge_books(verdict: Verdict, gateway: Arrived, sink: Arrived, evidence: dic
     verdict.figures.append(f"{again} came to the gateway again and were recognised")
 
 
-def gateway_has(path: Path) -> Arrived:
-    """What stands in the gateway's store."""
+def gateway_has(path: Path, project: str = "") -> Arrived:
+    """What stands in the gateway's store, of one project or of all."""
     store = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     found = Arrived()
-    for event_id, service, weight, line in store.execute("SELECT id, service, weight, line FROM events"):
+    of = "" if not project else "JOIN projects ON projects.id = project AND projects.name = :project"
+    query = f"SELECT events.id, service, weight, line FROM events {of}"
+    for event_id, service, weight, line in store.execute(query, {"project": project}):
         event = json.loads(line)
         ref = str(event["fields"].get("ref"))
         found.event(ref, event_id, content_of(event), service, weight)
-    query = "SELECT name, tags, line FROM windows JOIN series ON series.id = windows.series"
-    for name, tags, line in store.execute(query):
+    query = f"SELECT series.name, tags, line FROM windows JOIN series ON series.id = windows.series {of}"
+    for name, tags, line in store.execute(query, {"project": project}):
         window = json.loads(line)
         amount, points = found.series.get((name, tags), (0, 0))
         found.series[name, tags] = (amount + window.get("sum", 0), points + window["n"])

@@ -43,8 +43,13 @@ class World:
     seed: int
     storm: int = 100
     """Exceptions of one fingerprint in a minute that are not folded; 0 folds none."""
+    by_zmq: bool = False
+    """Whether the agent delivers to the gateway over ZeroMQ, by a bad wire, and not over HTTP by the destination."""
     stage: Stage = field(init=False)
     port: int = field(default_factory=free_port)
+    wire_port: int = field(default_factory=free_port)
+    zmq_port: int = field(default_factory=free_port)
+    wire: Part | None = None
     disk: str = "not asked for"
     agent: Part = field(init=False)
     gateway: Part = field(init=False)
@@ -69,6 +74,12 @@ class World:
         new.write_text(json.dumps(faults))
         new.replace(self.folder / "control.json")
 
+    def wire_control(self, fault: str) -> None:
+        """What the wire between agent and gateway does from now on."""
+        new = self.folder / "wire.new"
+        new.write_text(json.dumps({"fault": fault}))
+        new.replace(self.folder / "wire.json")
+
     def mount(self) -> None:
         """Give the agent a small disk of its own that can be filled."""
         self.disk = mount_small_disk(self.folder / "agent-disk", DISK_MIB)
@@ -78,11 +89,15 @@ class World:
         self.stage.write_config(key=None)
         text = self.stage.config.read_text()
         text = text.replace(f'[agent]\ndata_dir = "{self.folder}"', f'[agent]\ndata_dir = "{self.folder}/agent-disk"')
+        text += f'[inputs.zmq]\nlisten = "ipc://{self.folder}/agent.zmq"\n'
+        if self.by_zmq:
+            text += f'[gateway.zmq]\nlisten = "127.0.0.1:{self.zmq_port}"\npublic = "127.0.0.1:{self.wire_port}"\n'
         if key:
             base = f"http://127.0.0.1:{self.port}"
+            url, key = zmq_output(key) if self.by_zmq else (base, key)
             text += (
                 f"[spool]\nstorm = {self.storm}\n"
-                f'[outputs.main]\ntype = "gateway"\nurl = "{base}"\nkey = "{key}"\ninterval = 2\ntimeout = 2\n'
+                f'[outputs.main]\ntype = "gateway"\nurl = "{url}"\nkey = "{key}"\ninterval = 2\ntimeout = 2\n'
                 f'[outputs.sink]\ntype = "http"\nurl = "{base}/sink"\ncompression = "identity"\n'
                 "interval = 3\ntimeout = 2\n"
             )
@@ -91,7 +106,7 @@ class World:
     def start(self) -> None:
         """Everything but the producers. Raises `Fatal`."""
         self.write_config(key=None)
-        self.write_config(key=self.stage.make_key(PROJECT))
+        self.write_config(key=self.stage.make_key(PROJECT, curve=self.by_zmq))
         sendoff = str(BIN / "sendoff")
         config = ["--config", str(self.stage.config)]
         self.gateway = self._part("gateway", [sendoff, "gateway", *config])
@@ -104,6 +119,11 @@ class World:
             ],
         )
         self.up(self.destination, f"http://127.0.0.1:{self.port}/")
+        if self.by_zmq:
+            self.wire_control("")
+            command = [sys.executable, "-m", "tests.oracle.wire", str(self.folder / "wire.json"), "127.0.0.1"]
+            self.wire = self._part("wire", [*command, f"{self.wire_port}=127.0.0.1:{self.zmq_port}"])
+            self.wire.launch()
         self.gateway_up()
         self.agent_up()
 
@@ -130,7 +150,10 @@ class World:
         # By its address: a path in SENDOFF_SOCKET is only the first place to look, and while the agent is down another
         # agent of this machine would be found.
         network = f"udp://127.0.0.1:{self.stage.statsd_port}"
-        env = {"SENDOFF_ADDRESS": network if kind.endswith("network") else f"unix://{self.folder}/agent.sock"}
+        by = {"network": network, "zmq": f"zmq+ipc://{self.folder}/agent.zmq"}
+        path = kind.rpartition("-")[2]
+        env = {"SENDOFF_ADDRESS": by.get(path, f"unix://{self.folder}/agent.sock")}
+        env["ORACLE_PATH"] = "ipc" if path == "zmq" else "agent"
         command = [sys.executable, "-m", "tests.oracle.producer", name, str(self.books / f"{name}.jsonl")]
         part = self._part(name, [*command, kind, str(rate), str(self.seed)], env)
         part.log = self.folder / "logs" / "producers.log"
@@ -150,12 +173,19 @@ class World:
     def stop(self) -> None:
         """End all that is left."""
         parts = list(self._all)
-        parts += [part for part in (getattr(self, name, None) for name in ("agent", "gateway", "destination")) if part]
+        names = ("agent", "gateway", "destination", "wire")
+        parts += [part for part in (getattr(self, name, None) for name in names) if part]
         for part in parts:
             if part.process is not None and part.process.poll() is None:
                 part.process.send_signal(signal.SIGCONT)
         for part in parts:
             part.stop(seconds=15)
+
+
+def zmq_output(line: str) -> tuple[str, str]:
+    """What an application is given as one address, as the url and the key of an output."""
+    secret, _, place = line.removeprefix("zmq+curve://").partition("@")
+    return f"zmq+curve://{place}", secret
 
 
 def mount_small_disk(path: Path, mib: int) -> str:
