@@ -53,12 +53,15 @@ class Peer:
     def __init__(self, listening: socket.socket) -> None:
         self.listening = listening
         self.got: list[Got] = []
+        self.repeats: list[Got] = []
         self.raw = bytearray()
         self.complaints: list[str] = []
         self.acknowledging = True
         self.reading = True
         self.hang_up_after: int | None = None
         self.refusals: dict[int, str] = {}
+        self.says_points = False
+        self.again: float | None = None
         self.connections: list[socket.socket] = []
         self._upto: dict[str, int] = {}
         self._points: dict[str, dict[int, int]] = {}
@@ -117,11 +120,14 @@ class Peer:
         elif got.kind == "metrics":
             seen = self._points.setdefault(got.client, {})
             if got.points and header["n"] in seen:
-                return  # a repeat: it was written whole, but a torn connection left the client in doubt
+                self.repeats.append(got)  # it was written whole, but the connection left the client in doubt
+                if self.acknowledging and self.says_points:
+                    self.acknowledge(connection, got.client)
+                return
             if got.points:
                 seen[header["n"]] = got.points
         self.got.append(got)
-        if self.acknowledging and got.kind in ("hello", "event", "exception"):
+        if self.acknowledging and (got.kind in ("hello", "event", "exception") or self.says_points):
             self.acknowledge(connection, got.client)
 
     def _durable(self, got: Got) -> None:
@@ -135,7 +141,11 @@ class Peer:
     def acknowledge(self, connection: socket.socket, client: str) -> None:
         upto = self._upto.get(client, 0)
         refused = [{"seq": seq, "reason": reason} for seq, reason in self.refusals.items() if seq <= upto]
-        answer = json.dumps({"ack": upto, "refused": refused}).encode()
+        body: dict[str, Any] = {"ack": upto, "refused": refused}
+        if self.says_points:
+            seen = self._points.get(client, {})
+            body["n"] = max((n + points for n, points in list(seen.items())), default=0)
+        answer = json.dumps(body if self.again is None else {"again": self.again}).encode()
         with suppress(OSError):  # who is gone cannot hear it, but what they wrote must still be read
             connection.sendall(len(answer).to_bytes(4, "little") + answer)
 

@@ -1,4 +1,4 @@
-"""The protocol's vectors: fingerprints, and the frames that this client writes."""
+"""The protocol's vectors: fingerprints, answers, and the frames that this client writes."""
 
 from __future__ import annotations
 
@@ -27,6 +27,23 @@ def test_fingerprint(case: dict[str, Any]) -> None:
     given = case["input"]
     found = custom(given["custom"]) if "custom" in given else fingerprint(given["chain"])
     assert found == case["expect"]["fingerprint"]
+
+
+@pytest.mark.parametrize("case", cases("answers.json"))
+def test_an_answer_means_what_the_vectors_say_alone_and_on_a_stream(case: dict[str, Any]) -> None:
+    raw, expect = case["input"].encode(), case["expect"]
+    if expect is None:
+        with pytest.raises(frame.AckError):
+            frame.answer(raw)
+        with pytest.raises(frame.AckError):
+            frame.AckDecoder().feed(frame.unit(raw))
+        return
+    for found in (frame.answer(raw), *frame.AckDecoder().feed(frame.unit(raw))):
+        if "again" in expect:
+            assert found.again == expect["again"]
+        else:
+            assert (found.upto, found.n, found.again) == (expect["ack"], expect["n"], None)
+            assert {str(seq): why for seq, why in found.refused.items()} == expect["refused"]
 
 
 def vector(name: str) -> dict[str, Any]:

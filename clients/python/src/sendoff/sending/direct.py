@@ -50,6 +50,14 @@ def make_opener(address: Address, linger: float) -> Opener:
     return made
 
 
+def look_up(host: str, port: int) -> list[tuple[str, int]]:
+    """(address, family) of each address that a host's name has. Blocks. Raises `OSError`, or `UnicodeError` for what is
+    no name.
+    """
+    found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
+    return list(dict.fromkeys((str(address[0]), family) for family, _, _, _, address in found))
+
+
 class DirectRoute:
     """Everything on one connection, which says what is stored."""
 
@@ -135,12 +143,9 @@ class DirectRoute:
         ):
             return
         try:
-            found = _socket.getaddrinfo(self._address.host, self._address.port, 0, _socket.SOCK_STREAM)
+            self._places = look_up(self._address.host, self._address.port) or self._places
         except (OSError, UnicodeError) as error:
             channel.trouble = f"the name {self._address.host} is not found: {error}"
-            found = []
-        places = list(dict.fromkeys((str(address[0]), family) for family, _, _, _, address in found))
-        self._places = places or self._places
         self._looked_up_at = now
 
     def send(self, now: float, wall_ms: int, waiting: Waiting, at_most: int) -> None:
