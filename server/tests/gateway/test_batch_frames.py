@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sendoff_server.gateway import batch_frames, ingest, keys
+from sendoff_server.gateway import batch_frames, body, keys
 from sendoff_server.wire.batch import DEFAULT
 from sendoff_server.wire.batch_frame import BatchFrame, decode_batch_frame, encode_batch_frame
 from sendoff_server.wire.frame import FrameError
@@ -72,7 +72,7 @@ async def test_a_frame_holds_the_one_batch_that_it_names(gateway: Running) -> No
 
 
 async def test_a_busy_gateway_says_when_to_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest, "BYTES_HELD", 10)
+    monkeypatch.setattr(body, "BYTES_HELD", 10)
     async with running(tmp_path) as gateway:
         answer = await sent(gateway, framed(batch("events", [event()], "b-1")))
         assert (answer["problem"]["status"], answer["retry_after"]) == (503, 1)

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from . import direct
 from .support import NOW, Running, batch, counter, event, exception
 
 DOC = (Path(__file__).parents[3] / "docs/api.md").read_text("utf-8")
@@ -35,6 +36,8 @@ async def test_the_examples_have_the_shape_of_real_answers(gateway: Running) -> 
     sent, failed = event(), exception()
     posted = batch("events", [sent, failed, b"{}"]) + batch("events", [], schema=2)
     answers = {"/v1/batches": (await gateway.post(posted))[1]}
+    wrong = direct.frame("event", direct.Sender("x", "a" * 32).name, {}, seq=1, id=direct.event_id(), t=NOW)
+    answers["/v1/frames"] = (await direct.post(gateway, [direct.Sender("x", "a" * 32).hello(), wrong]))[1]
     await gateway.post(batch("snapshot", [counter("shop.orders", NOW - 60_000, 1, worker="1")]))
     await gateway.post(batch("ledger", [{"book": "events", "source": "s", "output": "o", "received": 0}]))
     for address in set(examples()) - set(answers):

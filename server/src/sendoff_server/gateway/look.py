@@ -11,6 +11,7 @@ import apsw
 import msgspec
 
 from sendoff_server.gateway import books, cursor, events
+from sendoff_server.gateway.direct import ledger as direct
 from sendoff_server.gateway.params import FARTHEST, Range
 from sendoff_server.gateway.problems import not_found
 from sendoff_server.gateway.store.sql import LOOK
@@ -166,21 +167,19 @@ def ledger(db: apsw.Connection, project: int) -> Json:
     for agent, host, ordinal, made, received, lines in db.execute(LOOK["ledgers"], (project,)):
         found = [msgspec.json.decode(line) for line in lines.split(b"\n") if line]
         own = [book for book in found if book.get("book") in books.PARTS]
-        off = [{"book": book, "off": books.imbalance(book)} for book in own if books.imbalance(book)]
+        told = {"agent": agent, "host": host, "ordinal": ordinal, "made": made, "received": received}
         agents.append(
-            {
-                "agent": agent,
-                "host": host,
-                "ordinal": ordinal,
-                "made": made,
-                "received": received,
-                "balanced": not off,
-                "imbalances": off,
-                "books": own,
-                "memos": [memo for memo in found if "memo" in memo],
-            }
+            _judged(told | {"direct": False, "books": own, "memos": [memo for memo in found if "memo" in memo]})
         )
+    if (directly := direct.read(db, project)) is not None:
+        agents.append(_judged(directly | {"direct": True}))
     return {"agents": agents}
+
+
+def _judged(agent: Json) -> Json:
+    """With whether its books balance."""
+    off = [{"book": book, "off": books.imbalance(book)} for book in agent["books"] if books.imbalance(book)]
+    return agent | {"balanced": not off, "imbalances": off}
 
 
 def _group(row: tuple[Any, ...]) -> Json:

@@ -93,6 +93,7 @@ class Upkeep:
             ("drop_old_event_ids", cut.dedupe),
             ("drop_old_batches", cut.dedupe),
             ("drop_old_ledgers", cut.events),
+            ("drop_old_clients", cut.dedupe),
         ):
             while await self._write(_drop, name, before):
                 pass

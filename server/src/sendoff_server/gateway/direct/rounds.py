@@ -41,10 +41,12 @@ Tally = Counter[tuple[str, str, str]]
 
 @dataclass(slots=True)
 class Round:
-    """What is stored together. `folded`: clients whose numbers go into the totals of their service."""
+    """What is stored together. `events`: each with its source. `folded`: clients whose numbers go into the totals of
+    their service. `chored`: it has states or folds that nobody else waits for.
+    """
 
     number: int
-    events: list[EventRow]
+    events: list[tuple[str, EventRow]]
     states: list[DirectState]
     rotations: list[Rotation]
     tally: Tally
@@ -268,7 +270,7 @@ class Rounds:
         self._number += 1
         return Round(
             self._number,
-            [entry.event for entry in entries if entry.event],
+            [(entry.source, entry.event) for entry in entries if entry.event],
             states,
             rotations,
             chores.tally + _tally(entries, rotations),
@@ -314,7 +316,7 @@ class Rounds:
 
 
 def _tally(entries: Iterable[_Entry], rotations: Sequence[Rotation]) -> Tally:
-    """What events and rotations add to the books. All of it is delivered: the store is where it was going to."""
+    """What events and rotations add to the books. What of it is delivered is counted by whoever stores it."""
     tally: Tally = Counter()
     for entry in entries:
         if entry.event:

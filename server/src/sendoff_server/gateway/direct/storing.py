@@ -61,10 +61,13 @@ def store_round(db: apsw.Connection, project: int, run: Run, round_: Round, now_
         round_.windows = _windows(round_, merge)
     taker = Taker(db, project, now_ms, merge)
     batch = Checked(f"direct-{run.epoch}-{round_.number}", "events", run.agent, "", now_ms)
-    for event in round_.events:
+    delivered: Tally = Counter()
+    for source, event in round_.events:
         taker.event(batch, event)
+        delivered["events", source, "delivered"] += event.weight
     for window in round_.windows:
         taker.window(run.agent, window)
+        delivered["points_out", "", "delivered"] += window.n
     taker.write_counts()
     for rotation in round_.rotations:
         _set_gauges(db, project, rotation.gauges)
@@ -73,7 +76,7 @@ def store_round(db: apsw.Connection, project: int, run: Run, round_: Round, now_
         db.execute(DIRECT["put_client"], (project, state.client, state.seen, state.upto, state.next_n, body))
     for key in round_.keys:
         db.execute(QUERIES["touch_key"], (key, now_ms))
-    for (book, source, name), n in (round_.tally + _fold(db, project, round_, now_ms)).items():
+    for (book, source, name), n in (round_.tally + delivered + _fold(db, project, round_, now_ms)).items():
         db.execute(DIRECT["book"], (project, book, source, name, min(n, MOST)))
 
 

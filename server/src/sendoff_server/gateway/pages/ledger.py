@@ -10,6 +10,7 @@ from sendoff_server.gateway.pages import charts, words
 from sendoff_server.gateway.pages.scope import Scope
 
 Json = dict[str, Any]
+MEMOS = ("frames", "kernel", "folded", "later")
 ROWS = (
     ("delivered", "Delivered", "b-delivered"),
     ("folded", "Folded into an earlier one", "b-delivered"),
@@ -105,7 +106,7 @@ def _agent(agent: Json, scope: Scope) -> Json:
         "verdict": _verdict(agent),
         "clients": [_client(memo, scope.now) for memo in clients[:200]],
         "clients_left_out": max(len(clients) - 200, 0),
-        "memos": [_memo(memo) for memo in agent["memos"] if memo.get("memo") in ("frames", "kernel")],
+        "memos": [_memo(memo) for memo in agent["memos"] if memo.get("memo") in MEMOS],
         "books": [_book(book) for book in agent["books"]],
     }
 
@@ -162,6 +163,17 @@ def _memo(memo: Json) -> str:
         if points := _number(memo.get("points")):
             said += f", and in them {points:,} points that the gaps of clients name as well: one loss"
         return f"{said}."
-    refused = memo.get("refused")
-    reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(refused.items())) if isinstance(refused, dict) else ""
-    return f"Frames refused at {words.plain(memo.get('input'), 100)}: {words.plain(reasons or 'none', 300)}."
+    if memo["memo"] == "folded":
+        said = (
+            f"{words.plural(_number(memo.get('clients')), 'client')} of {words.plain(memo.get('service'), 100)} ended"
+        )
+        said += f" long ago: {_number(memo.get('events')):,} events, {_number(memo.get('points')):,} points"
+        return f"{said}, {_number(memo.get('gap')):,} missing, dropped by them: {_reasons(memo.get('dropped'))}."
+    if memo["memo"] == "later":
+        return f"Told to come again later, as too much came at once: {_reasons(memo.get('reasons'))}."
+    return f"Frames refused at {words.plain(memo.get('input'), 100)}: {_reasons(memo.get('refused'))}."
+
+
+def _reasons(counts: object) -> str:
+    listed = counts.items() if isinstance(counts, dict) else ()
+    return words.plain(", ".join(f"{reason} {_number(n):,}" for reason, n in sorted(listed)) or "none", 300)

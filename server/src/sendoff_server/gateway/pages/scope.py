@@ -86,8 +86,8 @@ class Scope:
 
     @property
     def silent(self) -> list[dict[str, Any]]:
-        """Agents that missed three beats."""
-        return [agent for agent in self.agents if self.now - agent["received"] > SILENT_MS]
+        """Agents that missed three beats. Who sends without an agent owes none."""
+        return [agent for agent in self.agents if self.now - agent["received"] > SILENT_MS and not agent["direct"]]
 
     def with_range(self, name: str) -> str:
         """This very page in another range."""

@@ -124,8 +124,12 @@ DELETE FROM batches WHERE (project, id) IN (SELECT project, id FROM batches WHER
 -- drop_old_ledgers: Books of agents that were not heard of for so long.
 DELETE FROM ledgers WHERE (project, agent) IN (SELECT project, agent FROM ledgers WHERE received < ?1 LIMIT ?2);
 
+-- drop_old_clients: Clients in totals, beyond the time for which repeats of what they sent are recognised.
+DELETE FROM clients WHERE (project, client) IN (SELECT project, client FROM clients WHERE seen < ?1 AND state IS NULL LIMIT ?2);
+
 -- newest_received: When something came in last.
-SELECT max(received) FROM (SELECT max(received) AS received FROM batches UNION ALL SELECT max(received) FROM ledgers);
+SELECT max(received) FROM (SELECT max(received) AS received FROM batches UNION ALL SELECT max(received) FROM ledgers
+    UNION ALL SELECT max(seen) FROM clients);
 
 -- old_groups: Groups of which no event is left and nothing new came.
 SELECT project, fingerprint FROM exception_groups AS g WHERE last_seen < ?1
