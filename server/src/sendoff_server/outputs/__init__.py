@@ -11,6 +11,10 @@ __all__ = ["GatewayOutput", "HttpOutput", "build"]
 def build(name: str, settings: OutputSettings) -> Output:
     """The output that settings ask for. Nothing is opened before the first request."""
     match settings.type:
+        case "gateway" if settings.url.lower().startswith("zmq+curve:"):
+            from sendoff_server.outputs.zmq import ZmqGatewayOutput  # most agents need no ZeroMQ
+
+            return ZmqGatewayOutput(name, settings)
         case "gateway":
             return GatewayOutput(name, settings)
         case "http":

@@ -12,7 +12,7 @@ import msgspec
 from sendoff_server.delivery.outcome import Outcome, Result, Trouble
 from sendoff_server.delivery.retry import parse_retry_after
 from sendoff_server.outputs.pace import CONNECT_S, Body, Pace
-from sendoff_server.outputs.words import explain, explain_late, explain_status, never_reached, plain_url
+from sendoff_server.outputs.words import authority_of, explain, explain_late, explain_status, never_reached, plain_url
 from sendoff_server.settings import OutputSettings
 from sendoff_server.spool import Sealed
 from sendoff_server.version import __version__
@@ -74,7 +74,7 @@ class Client:
                     return Answer(response.status, response.headers, await _read(response))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             late = pace is not None and pace.limit.expired()
-            words = explain_late(pace, self.url) if pace and late else explain(error, self.url)
+            words = explain_late(pace, authority_of(self.url)) if pace and late else explain(error, self.url)
             return Trouble(words, reached=late or not never_reached(error))
         finally:
             if pace:

@@ -22,9 +22,9 @@ def never_reached(error: BaseException) -> bool:
     return isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.ClientSSLError)
 
 
-def explain_late(pace: Pace, url: str) -> str:
-    """One sentence for a request that took too long at what it was doing."""
-    where, limit = _authority(url), f"{pace.timeout_s:g} s"
+def explain_late(pace: Pace, where: str) -> str:
+    """One sentence for a request that took too long at what it was doing. `where`: host and port."""
+    limit = f"{pace.timeout_s:g} s"
     if pace.stage == "sending":
         size = len_of(pace.body)
         got = max(0, size - pace.least_left)
@@ -37,7 +37,7 @@ def explain_late(pace: Pace, url: str) -> str:
 
 def explain(error: BaseException, url: str) -> str:
     """One sentence for an error of aiohttp's or the system's."""
-    where = _authority(url)
+    where = authority_of(url)
     match error:
         case aiohttp.ConnectionTimeoutError():
             tls = ", and does it speak TLS there" if url.startswith("https:") else ""
@@ -49,7 +49,7 @@ def explain(error: BaseException, url: str) -> str:
         case aiohttp.ClientSSLError():
             return f"{where} does not speak TLS as it should: is it http:// rather than https://? ({error})"
         case aiohttp.ClientConnectorError():
-            return _connect(error.os_error, where)
+            return explain_connect(error.os_error, where)
         case aiohttp.ServerDisconnectedError():
             return f"{where} closed the connection without an answer"
         case aiohttp.ClientPayloadError():
@@ -79,12 +79,16 @@ def explain_status(status: int, detail: str, url: str) -> str:
     return f"{where} refused the request ({status}){said}"
 
 
-def _authority(url: str) -> str:
+def authority_of(url: str) -> str:
+    """Host and port of an address."""
     parts = urlsplit(url)
     return f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
 
-def _connect(error: OSError, where: str) -> str:
+def explain_connect(error: OSError, where: str) -> str:
+    """One sentence for a connection that could not be made, over whatever protocol."""
+    if isinstance(error, TimeoutError):
+        return f"{where} does not take the connection in time: does it run, does a firewall let it through?"
     if isinstance(error, ConnectionRefusedError):
         return f"nothing listens at {where} (connection refused)"
     if isinstance(error, socket.gaierror):
