@@ -22,6 +22,7 @@ from sendoff.sending.contract import Gone
 from sendoff.sending.lock import TryLock
 from sendoff.sending.outbox import Outbox
 from sendoff.sending.stream import SocketStream, open_tcp
+from sendoff.settings import Address
 
 CURVE = f"zmq+curve://{'A' * 43}@127.0.0.1:9?server={'B' * 43}"
 """A route behind a network, with a window of a second."""
@@ -34,9 +35,14 @@ class Sockets:
 
     def __init__(self, port: int) -> None:
         self.port = port
+        self.reaches = "", 0
+        self.ready = True
         self.opened: list[SocketStream] = []
         self.hosts: list[str] = []
         self.forgotten = False
+
+    def prepare(self) -> None:
+        pass
 
     def open(self, host: str, family: int) -> SocketStream:
         self.hosts.append(host)
@@ -64,7 +70,12 @@ def gateway() -> Iterator[Peer]:
 @pytest.fixture
 def opener(gateway: Peer, monkeypatch: pytest.MonkeyPatch) -> Sockets:
     made = Sockets(gateway.listening.getsockname()[1])
-    monkeypatch.setattr(direct, "make_opener", lambda address, linger: made)
+
+    def make_opener(address: Address, linger: float) -> Sockets:
+        made.reaches = address.host, address.port
+        return made
+
+    monkeypatch.setattr(direct, "make_opener", make_opener)
     return made
 
 

@@ -30,6 +30,12 @@ class Gateway(Agent):
         self.payloads: dict[tuple[str, int], bytes] = {}
         self.stored_n: dict[str, int] = {}
 
+    reaches = "127.0.0.1", 1
+    ready = True
+
+    def prepare(self) -> None:
+        pass
+
     def open(self, host: str, family: int) -> SocketStream:
         return self.connect()
 

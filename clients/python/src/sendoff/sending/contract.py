@@ -61,9 +61,22 @@ if TYPE_CHECKING:
         its own. Made in `sendoff.init`, so it may raise `SettingError` there (pyzmq is not installed).
         """
 
+        @property
+        def reaches(self) -> tuple[str, int]:
+            """Host and port that connections really go to, whose name the route looks up: the address's, or a proxy's.
+            The host is empty where the address has a path.
+            """
+
+        @property
+        def ready(self) -> bool:
+            """Whether what `prepare` does is done."""
+
+        def prepare(self) -> None:
+            """What takes time before a connection can be made (loading `ssl`). Called often, as `Route.prepare`."""
+
         def open(self, host: str, family: int) -> Stream:
-            """Begin a connection, without waiting. `host` is a numeric address of `family` for the address's host, as
-            the route has looked it up; empty where the address has a path. Raises `Gone`. Called under the lock.
+            """Begin a connection, without waiting. `host` is a numeric address of `family` for the host of `reaches`,
+            as the route has looked it up; empty where that is. Raises `Gone`. Called under the lock.
             """
 
         def close(self, left: float) -> None:

@@ -75,10 +75,10 @@ class DirectRoute:
     ) -> None:
         self.scheme = address.scheme
         self.window = WINDOWS.get(address.scheme, LOCAL_WINDOW)
-        self._address = address
         self._opener = opener
+        self._host, self._port = opener.reaches
         network = address.scheme in NETWORK
-        known = numeric(address.host) if address.host else ("", _socket.AF_UNIX)
+        known = numeric(self._host) if self._host else ("", _socket.AF_UNIX)
         self._by_name = known is None
         self._places = [known] if known else []
         self._turn = 0
@@ -100,7 +100,7 @@ class DirectRoute:
     def _open(self) -> Stream:
         """To the next of the host's addresses, so that one which does not answer is passed over."""
         if not self._places:
-            raise Gone(f"the name {self._address.host} is not looked up yet")
+            raise Gone(f"the name {self._host} is not looked up yet")
         self._turn += 1 if self.channel.failures else 0
         return self._opener.open(*self._places[self._turn % len(self._places)])
 
@@ -133,6 +133,7 @@ class DirectRoute:
         """Look the host's name up, if a connection may be made next. May take seconds: never on a caller's thread,
         unless that waits for us anyway.
         """
+        self._opener.prepare()
         channel, now = self.channel, time.monotonic()
         old = not self._places or now - self._looked_up_at >= LOOK_UP_EVERY
         if (
@@ -143,14 +144,14 @@ class DirectRoute:
         ):
             return
         try:
-            self._places = look_up(self._address.host, self._address.port) or self._places
+            self._places = look_up(self._host, self._port) or self._places
         except (OSError, UnicodeError) as error:
-            channel.trouble = f"the name {self._address.host} is not found: {error}"
+            channel.trouble = f"the name {self._host} is not found: {error}"
         self._looked_up_at = now
 
     def send(self, now: float, wall_ms: int, waiting: Waiting, at_most: int) -> None:
-        """Hand over durable frames, then metrics, once it is known where to."""
-        if self._places:
+        """Hand over durable frames, then metrics, once it is known where to and how."""
+        if self._places and self._opener.ready:
             self.channel.pump(now, wall_ms, waiting, at_most)
 
     def report(self, now: float) -> None:

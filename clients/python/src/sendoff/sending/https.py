@@ -1,0 +1,380 @@
+"""Sending to a gateway over HTTPS: each request is one connection in the sense of the wire format, and its 200 the
+acknowledgement (protocol/wire-format.md, section 1, HTTP). Nothing but the standard library.
+
+A request is filled with frames, compressed, written, and answered; `Request` never waits for any of that. The
+connection that carried it is kept for the next. When a peer has closed a kept one, which it may at any time, the same
+body goes out once more on a new one: what it had taken already it recognises.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from sendoff import frame
+from sendoff.sending.connection import BadCertificate, Broken, Connection, Place
+from sendoff.sending.contract import Answered, Gone
+from sendoff.sending.http_answer import Answer, AnswerError
+from sendoff.sending.proxy import Proxy, proxy_for
+from sendoff.sending.verdict import SET_UP_WRONG, TOO_MUCH, judge, no_gateway
+from sendoff.version import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Mapping
+
+    from sendoff.frame import Ack
+    from sendoff.sending.contract import Job
+    from sendoff.settings import Address
+
+FRAMES = 1_000
+"""Frames in one request at most, beside the hello."""
+SIZE = 4_194_304 - 65_536
+"""Bytes in one request at most, before compression: what does not get smaller must fit as well."""
+LEVEL = 3
+"""Of gzip. On frames like those of applications 1, 2 and 3 cost the same, 6 twice as much for 5 % less."""
+TINY = 512
+"""Bytes below which compressing (some 50 µs whatever it is) saves less than a packet's head."""
+ANSWER = 60.0
+"""Seconds from when the request is out to when the whole answer must be there."""
+IDLE = 50.0
+"""Seconds that a connection is kept unused: servers and what lies between drop them after a minute or more."""
+OLDEST = 600.0
+"""Seconds after which a connection gives way to a new one, so that a gateway that has moved is found."""
+SESSION = 3_600.0
+"""Seconds for which a session of TLS spares the next connection the look at the certificate."""
+PATIENCE = 64
+"""Requests that must go well until larger ones are tried again."""
+
+
+class Limits:
+    """How much one request takes. Halved when one is refused as too much, doubled after many that were not."""
+
+    __slots__ = ("_good", "frames", "size")
+
+    def __init__(self) -> None:
+        self.frames = FRAMES
+        self.size = SIZE
+        self._good = 0
+
+    def refused(self, frames: int, size: int) -> None:
+        """A request of so much was refused."""
+        self.frames = max(1, min(self.frames, frames) // 2)
+        self.size = max(1, min(self.size, size) // 2)
+        self._good = 0
+
+    def taken(self) -> None:
+        """A request was taken."""
+        self._good += 1
+        if self._good >= PATIENCE:
+            self._good = 0
+            self.frames = min(FRAMES, self.frames * 2)
+            self.size = min(SIZE, self.size * 2)
+
+    def __repr__(self) -> str:
+        return f"Limits(frames={self.frames}, size={self.size})"
+
+
+class HttpsOpener:
+    """Makes the requests to one gateway, and keeps its connection from one to the next."""
+
+    def __init__(self, address: Address, environ: Mapping[str, str] = os.environ) -> None:
+        self.address = address
+        self.key = address.secret
+        self.limits = Limits()
+        self._unusable = ""
+        """Why there can be no request at all."""
+        self._distrusted = False
+        self._proxy: Proxy | None = None
+        host = address.host
+        try:
+            self._proxy = proxy_for(address, environ)
+            host = host if host.isascii() else host.encode("idna").decode()
+        except ValueError as error:
+            self._unusable = str(error)
+        where = f"{f'[{host}]' if ':' in host else host}:{address.port}"
+        peer = f"the proxy {self._proxy.place}" if self._proxy else where
+        self.place = Place(host, where, peer, self._proxy.request(where) if self._proxy else b"")
+        name = where.removesuffix(":443" if address.scheme == "https" else ":80")
+        self.head = (
+            f"POST {address.prefix}/v1/frames HTTP/1.1\r\nHost: {name}\r\nAuthorization: Bearer {self.key}\r\n"
+            "Content-Type: application/vnd.sendoff.frames\r\nAccept-Encoding: identity\r\n"
+            f"User-Agent: sendoff-python/{__version__}\r\n"
+        ).encode()
+        self._kept: Connection | None = None
+        self._session_until = 0.0
+
+    @property
+    def reaches(self) -> tuple[str, int]:
+        """Host and port that TCP connects to, whose name the route looks up: the gateway's, or a proxy's."""
+        return (self._proxy.host, self._proxy.port) if self._proxy else (self.address.host, self.address.port)
+
+    @property
+    def ready(self) -> bool:
+        """Whether TLS is, or never will be."""
+        return bool(self.address.scheme == "http" or self.place.context or self._unusable)
+
+    def prepare(self) -> None:
+        """Load `ssl` and the authorities of the system, which takes tens of milliseconds. Not under the lock."""
+        place = self.place
+        if self.address.scheme != "https" or self._unusable or (place.context is not None and not self._distrusted):
+            return
+        try:
+            place.context, place.session = _context(), None
+            self._distrusted = False
+        except (ImportError, OSError, ValueError) as error:
+            self._unusable = f"TLS cannot be used: {type(error).__name__}: {error}"
+
+    def open(self, host: str, family: int) -> Request:
+        """Begin a request, on the connection that is kept or on a new one to `host`. Raises `Gone`."""
+        if self._unusable:
+            raise Gone(self._unusable, wait=SET_UP_WRONG)
+        now = time.monotonic()
+        kept, self._kept = self._kept, None
+        if kept is not None and not (now - kept.idle < IDLE and now - kept.since < OLDEST and kept.is_quiet):
+            kept.farewell()
+            kept = None
+        return Request(self, host, family, kept or self.connect(host, family, now))
+
+    def connect(self, host: str, family: int, now: float) -> Connection:
+        """Begin a new connection. Raises `Gone`."""
+        if now >= self._session_until:
+            self.place.session = None
+        return Connection(self.place, family, (host, self.reaches[1]), now)
+
+    def keep(self, connection: Connection) -> None:
+        """Take back the connection of a request that was answered."""
+        now = time.monotonic()
+        if connection.requests == 1 and connection.session is not None:
+            self.place.session = connection.session
+            self._session_until = (
+                max(self._session_until, now + SESSION) if self._session_until > now else now + SESSION
+            )
+        connection.idle = now
+        self._kept, before = connection, self._kept
+        if before is not None:
+            before.close()
+
+    def remember(self, connection: Connection) -> None:
+        """It was answered on: its session of TLS is good for the next one."""
+        session = connection.session if connection.requests == 0 else None
+        if session is not None:
+            self.place.session, self._session_until = session, time.monotonic() + SESSION
+
+    def distrust(self) -> None:
+        """The peer's certificate was not good: read the authorities anew before the next try."""
+        self._distrusted = True
+
+    def close(self, left: float) -> None:
+        """The end."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.farewell()
+
+    def forget(self) -> None:
+        """In the child after a fork."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.close()
+
+    def __repr__(self) -> str:
+        return f"HttpsOpener({self.address}, {self.limits}, kept={self._kept})"
+
+
+class Request:
+    """One request: `Stream` of `contract.py`."""
+
+    __slots__ = (
+        "_answer",
+        "_answer_by",
+        "_body",
+        "_connection",
+        "_end",
+        "_family",
+        "_frames",
+        "_host",
+        "_opener",
+        "_rest",
+        "_size",
+        "job",
+    )
+
+    def __init__(self, opener: HttpsOpener, host: str, family: int, connection: Connection) -> None:
+        self._opener = opener
+        self._host = host
+        self._family = family
+        self._connection = connection
+        self._frames: list[bytes] = []
+        self._size = 0
+        self._body: bytes | None = None
+        """What is sent, head and all, once nothing more goes in."""
+        self._rest = memoryview(b"")
+        self._answer = Answer()
+        self._answer_by: float | None = None
+        self._end: Gone | None = None
+        self.job: Job | None = None
+
+    def go_on(self) -> bool:
+        """Take the job's frame into the request. False once that is full, or on its way."""
+        if self._end is not None:
+            raise self._end
+        job = self.job
+        if job is None or (self._frames and self._frames[-1] is job.frame):
+            return True
+        if self._body is not None:
+            return False
+        size, limits = self._size + 4 + len(job.frame), self._opener.limits
+        if len(self._frames) > 1 and (len(self._frames) > limits.frames or size > limits.size):
+            return False
+        self._size = size
+        self._frames.append(job.frame)
+        return True
+
+    def ship(self) -> None:
+        """Close the request, and begin to write it."""
+        if self._end is not None:
+            raise self._end
+        if self._body is None and self._frames:
+            data = b"".join(part for each in self._frames for part in (len(each).to_bytes(4, "little"), each))
+            encoding = "identity" if len(data) < TINY else "gzip"
+            if encoding == "gzip":
+                data = _gzip(data)
+            head = f"Content-Encoding: {encoding}\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+            self._body = self._opener.head + head + data
+            self._rest = memoryview(self._body)
+            self._drive(time.monotonic())
+
+    def read(self) -> list[Ack]:
+        """Go on with everything. The acknowledgement, once, when the answer is there."""
+        if self._end is not None:
+            raise self._end
+        now = time.monotonic()
+        if self._body is None:
+            self._connection.advance(now)
+            return []
+        self._drive(now)
+        if not self._answer.done:
+            return []
+        ack = self._take_answer()
+        self._end = Answered("")
+        return [ack]
+
+    def watch(self) -> tuple[tuple[int, bool], ...]:
+        """The socket."""
+        connection = self._connection
+        return ((connection.fileno, connection.wants_write),) if connection.fileno >= 0 else ()
+
+    @property
+    def due_at(self) -> float | None:
+        """The next deadline, or at once if the request is over."""
+        if self._end is not None or self._answer.done:
+            return 0.0
+        return self._answer_by if self._answer_by is not None else self._connection.due_at
+
+    def end_writing(self) -> None:
+        """Nothing follows, so what there is goes out."""
+        self.ship()
+
+    def close(self) -> None:
+        """Leave the connection to the next request if this one is over, else close it."""
+        answer = self._answer
+        if answer.done and answer.keep and not self._rest and isinstance(self._end, Answered):
+            self._connection.requests += 1
+            self._opener.keep(self._connection)
+        else:
+            self._connection.close()
+
+    def forget(self) -> None:
+        """In the child after a fork."""
+        self._connection.close()
+
+    # From here on: the request on its way.
+
+    def _drive(self, now: float) -> None:
+        try:
+            self._exchange(now)
+        except BadCertificate:
+            self._opener.distrust()
+            raise
+        except Broken:
+            if self._answer.done:
+                return  # it has said all it wanted to
+            if self._connection.requests == 0 or self._answer.begun:
+                raise
+            self._connection.close()
+            self._connection = self._opener.connect(self._host, self._family, now)
+            self._answer, self._answer_by = Answer(), None
+            self._rest = memoryview(self._body or b"")
+            self._exchange(now)
+
+    def _exchange(self, now: float) -> None:
+        connection = self._connection
+        try:
+            if not connection.advance(now):
+                return
+            while self._rest and (count := connection.write(self._rest, now)):
+                self._rest = self._rest[count:]
+        except Broken:
+            self._read_answer()  # it may have said why
+            raise
+        self._read_answer()
+        if self._answer.done:
+            return
+        if self._answer_by is None and not self._rest and not connection.wants_write:
+            self._answer_by = now + ANSWER
+        if self._answer_by is not None and now >= self._answer_by:
+            raise Gone(f"{self._opener.place.where} did not answer within {ANSWER:g} s")
+
+    def _read_answer(self) -> None:
+        try:
+            while not self._answer.done:
+                data = self._connection.read()
+                if data is None:
+                    if not self._answer.begun:
+                        raise Broken(f"{self._opener.place.where} closed the connection without an answer")
+                    self._answer.end()
+                elif not data:
+                    return
+                else:
+                    self._answer.feed(data)
+        except AnswerError as error:
+            raise Gone(f"{self._opener.place.where}: {error}", wait=SET_UP_WRONG) from None
+
+    def _take_answer(self) -> Ack:
+        """What the answer means. Raises `Gone` if it is no acknowledgement."""
+        answer, opener = self._answer, self._opener
+        opener.remember(self._connection)
+        if answer.status == 200:
+            try:
+                ack = frame.answer(bytes(answer.body))
+            except frame.AckError:
+                raise no_gateway(answer, opener.place.where) from None
+            opener.limits.taken()
+            return ack
+        gone = judge(answer, opener.place.where, opener.key, time.time())
+        if answer.status in TOO_MUCH:
+            gone.blames = len(self._frames) == 2
+            opener.limits.refused(len(self._frames) - 1, self._size)
+        raise gone
+
+    def __repr__(self) -> str:
+        return f"Request({self._connection}, frames={len(self._frames)}, size={self._size}, {self._answer})"
+
+
+def _gzip(data: bytes) -> bytes:
+    import zlib
+
+    packer = zlib.compressobj(LEVEL, zlib.DEFLATED, 31)
+    return packer.compress(data) + packer.flush()
+
+
+def _context() -> ssl.SSLContext:
+    """What is trusted is what the system trusts, or what SSL_CERT_FILE and SSL_CERT_DIR name."""
+    import ssl
+
+    context = ssl.create_default_context()
+    if context.minimum_version < ssl.TLSVersion.TLSv1_2:
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
