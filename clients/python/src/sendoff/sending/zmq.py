@@ -72,6 +72,19 @@ class ZmqOpener:
         self.linger = linger
         self.keys = _keys(address) if curve else None
 
+    @property
+    def reaches(self) -> tuple[str, int]:
+        """Host and port of the address."""
+        return self.address.host, self.address.port
+
+    @property
+    def ready(self) -> bool:
+        """Always: libzmq is loaded already."""
+        return True
+
+    def prepare(self) -> None:
+        """Nothing."""
+
     def open(self, host: str, family: int) -> ZmqStream:
         """Begin to connect, to the numeric address `host` or to the address's path. Raises `Gone` if that fails at
         once, `Absent` where there is no such socket.
