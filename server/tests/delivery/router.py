@@ -3,7 +3,6 @@ them to a real gateway.
 """
 
 import asyncio
-import base64
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,19 +10,15 @@ from typing import Any
 import msgspec
 import zmq
 import zmq.asyncio
-from zmq.utils import z85
 
 from sendoff_server.wire.batch_frame import BatchFrame, decode_batch_frame
+from sendoff_server.wire.curve import from_text, make_pair, to_text
 
 
 def key_pair() -> tuple[str, str]:
     """Public and secret key, as they stand in settings."""
-    public, secret = (base64.urlsafe_b64encode(z85.decode(each)).decode().rstrip("=") for each in zmq.curve_keypair())
+    public, secret = map(to_text, make_pair())
     return public, secret
-
-
-def raw(key: str) -> bytes:
-    return base64.urlsafe_b64decode(key + "=")
 
 
 Take = Callable[[BatchFrame], Awaitable[bytes]]
@@ -56,7 +51,7 @@ class Router:
         self._zap.bind("inproc://zeromq.zap.01")
         self._spawn(self._authenticate())
         self.socket = self._context.socket(zmq.ROUTER)
-        self.socket.CURVE_SERVER, self.socket.CURVE_SECRETKEY = 1, raw(self._secret)
+        self.socket.CURVE_SERVER, self.socket.CURVE_SECRETKEY = 1, from_text(self._secret)
         self.socket.LINGER = 0
         for _ in range(500):
             try:
@@ -71,7 +66,7 @@ class Router:
         """ZAP (RFC 27): who is known by the public key."""
         while True:
             version, number, _, _, _, _, key = await self._zap.recv_multipart()
-            status = b"200" if any(raw(each) == key for each in self.known) else b"400"
+            status = b"200" if any(from_text(each) == key for each in self.known) else b"400"
             await self._zap.send_multipart([version, number, status, b"", b"", b""])
 
     def heal(self) -> None:

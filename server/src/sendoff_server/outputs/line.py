@@ -28,6 +28,7 @@ SILENCE_S = 60
 hold it up, and is watched by its own pace; this is for connections that idle, and for routers that forget them."""
 FRAMING_BYTES = 42
 """What CURVE and ZeroMQ add to a message on the wire: 9 of the frame, 8 of its name, 8 of the nonce, 17 of the box."""
+SEND_BUFFER = 512 * 1024
 READS = 100
 """So many answers are read at a stretch."""
 _BYTES_ACKED = 120
@@ -233,6 +234,9 @@ def dealer(
         zmq.HEARTBEAT_IVL, HEARTBEAT_S * 1000
     )  # an idle connection that has died is found before it is used
     made.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_S * 1000)
+    # What lies in the kernel goes out before a heartbeat can be answered, and the gateway gives up after 20 s: with this
+    # much it is not what a slow line takes long for. The kernel's own choice can be 4 MiB.
+    made.setsockopt(zmq.SNDBUF, SEND_BUFFER)
     made.setsockopt(zmq.IPV6, int(ipv6))
     made.setsockopt(zmq.CURVE_SERVERKEY, keys.server)
     made.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)

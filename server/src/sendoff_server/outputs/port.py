@@ -1,12 +1,10 @@
 """A gateway's ZeroMQ port: a connection for each request that is under way, kept for the next one."""
 
 import asyncio
-import base64
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 import zmq
-from zmq.utils import z85
 
 from sendoff_server.delivery.outcome import Trouble
 from sendoff_server.outputs.handshake import addresses_of, diagnose
@@ -14,6 +12,7 @@ from sendoff_server.outputs.line import Broken, Keys, Line
 from sendoff_server.outputs.pace import CONNECT_S
 from sendoff_server.outputs.words import explain_status, plain_url
 from sendoff_server.settings import OutputSettings
+from sendoff_server.wire.curve import from_text, pair_of
 
 CLOSE_S = 2.0
 KEY_REFUSED = "no project has it, or it was revoked"
@@ -129,6 +128,5 @@ class Port:
 
 def keys_of(secret: str, server: str) -> Keys:
     """The keys that go with a secret and a gateway's public key, both as they stand in settings."""
-    own, theirs = (base64.urlsafe_b64decode(each + "=") for each in (secret, server))
-    # pyzmq makes a public key of a secret one only in Z85, another alphabet of ZeroMQ's (RFC 32).
-    return Keys(own, z85.decode(zmq.curve_public(z85.encode(own))), theirs)
+    own = pair_of(from_text(secret))
+    return Keys(own.secret, own.public, from_text(server))

@@ -1,0 +1,62 @@
+"""The key pair of a server that others connect to with CURVE: made once, kept in a file that only its user can read.
+
+Clients have the public key in their address, so a new one locks all of them out: a file that cannot be read is an
+error, and never a reason to make another.
+"""
+
+import os
+import re
+import secrets
+from pathlib import Path
+
+from sendoff_server.inputs.contract import InputError
+from sendoff_server.settings.units import CURVE_KEY
+from sendoff_server.wire.curve import Pair, from_text, make_pair, pair_of, to_text
+
+NAME = "zmq.key"
+
+
+def server_pair(folder: Path) -> Pair:
+    """The pair in a folder of data, which is made if it is missing. Raises InputError."""
+    path = folder / NAME
+    try:
+        return read_pair(path)
+    except FileNotFoundError:
+        pass
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(path, to_text(make_pair().secret))
+    except OSError as error:
+        raise InputError(f"the key for ZeroMQ cannot be written to {path}: {error.strerror}") from error
+    return read_pair(path)
+
+
+def read_pair(path: Path) -> Pair:
+    """The pair of a file. Raises InputError, or FileNotFoundError."""
+    try:
+        text = path.read_text("ascii").strip()
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the key for ZeroMQ in {path} cannot be read: {error}") from error
+    if not re.fullmatch(CURVE_KEY, text):
+        raise InputError(
+            f"{path} holds no key; put the right one back, or remove it and give each client a new address"
+        )
+    return pair_of(from_text(text))
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all; whoever comes first wins."""
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(descriptor, "w") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(draft, path)
+    except FileExistsError:
+        pass  # another one was faster, and its key is out already
+    finally:
+        draft.unlink(missing_ok=True)
