@@ -224,8 +224,14 @@ class Channel:
         self._say(frame.metrics(self.client, self.n, b"", t=None, dropped=self.dropped()))
         return True
 
-    def say_bye(self) -> None:
-        """Begin the last frame. Raises `Gone`."""
+    def say_bye(self, now: float) -> None:
+        """Begin the last frame; on a connection made for it if the last one ended in order, and nothing is held. Raises
+        `Gone`.
+        """
+        if self.stream is None and self.in_order and not self.held.unfinished and self.connect(now):
+            assert self.stream is not None
+            if self.stream.go_on():
+                self.stream.job = None  # the hello
         if self.stream is not None and not self.busy:
             self._say(frame.bye(self.client, self.held.written_upto, self.n, self.dropped()))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import _socket
 import time
-from importlib import import_module
 
 from sendoff.sending.channel import Channel
 from sendoff.sending.contract import Gone
@@ -44,10 +43,12 @@ LOCAL_WINDOW = 0.1
 def make_opener(address: Address, linger: float) -> Opener:
     """What makes connections to `address`. Raises `SettingError` where something is missing that it needs."""
     if address.scheme.startswith("zmq"):
-        made: Opener = import_module("sendoff.sending.zmq").ZmqOpener(address, linger)
-    else:
-        made = import_module("sendoff.sending.https").HttpsOpener(address)
-    return made
+        from sendoff.sending.zmq import ZmqOpener
+
+        return ZmqOpener(address, linger)
+    from sendoff.sending.https import HttpsOpener
+
+    return HttpsOpener(address)
 
 
 def look_up(host: str, port: int) -> list[tuple[str, int]]:
@@ -161,12 +162,9 @@ class DirectRoute:
         self._reported_at = report(self.channel, now, self._reported_at)
 
     def end(self, left: float) -> None:
-        """Say bye, on a connection made for it if the last one ended in order, and let go of everything."""
+        """Say bye, and let go of everything."""
         began = time.monotonic()
-        channel = self.channel
-        if channel.stream is None and channel.in_order and not channel.held.unfinished:
-            channel.connect(began)
-        farewell(channel, min(left, FAREWELL))
+        farewell(self.channel, min(left, FAREWELL))
         self._opener.close(max(0.0, min(left, FAREWELL) - (time.monotonic() - began)))
 
     def abandon(self) -> None:

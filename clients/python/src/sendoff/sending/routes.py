@@ -311,13 +311,12 @@ def report(channel: Channel, now: float, last: float) -> float:
 
 def farewell(channel: Channel, wait: float) -> None:
     """Say bye, and give the peer up to `wait` seconds to read it before the connection is closed."""
-    if channel.stream is None:
-        return
+    began = time.monotonic()
     try:
-        channel.say_bye()
-        deadline = time.monotonic() + wait
+        channel.say_bye(began)
+        deadline = began + wait
         ended = False
-        while wait and time.monotonic() < deadline:
+        while wait and channel.stream is not None and time.monotonic() < deadline:
             if channel.stream.job is not None and channel.stream.go_on():
                 channel.stream.job = None
             if channel.stream.job is None and not ended:
@@ -327,5 +326,6 @@ def farewell(channel: Channel, wait: float) -> None:
             time.sleep(0.002)
     except Gone:
         pass  # closed by the peer, which is what was waited for
-    channel.stream.close()
-    channel.stream = None
+    if channel.stream is not None:
+        channel.stream.close()
+        channel.stream = None
