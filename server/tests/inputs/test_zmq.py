@@ -1,0 +1,376 @@
+"""The ZeroMQ input without an agent: whose a message is, ends, bounds, hostile peers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import zmq
+
+from sendoff_server.inputs import peer as peers
+from sendoff_server.inputs import zmq as module
+from sendoff_server.wire.frame import encode_unit
+
+from .zmq_support import Scene, descriptors, hello, metrics
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.fixture(params=["ipc", "tcp", "curve"])
+async def scene(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Scene]:
+    made = Scene(tmp_path, request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def curve(tmp_path: Path) -> AsyncIterator[Scene]:
+    made = Scene(tmp_path, "curve")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def local(tmp_path: Path) -> AsyncIterator[Scene]:
+    made = Scene(tmp_path, "ipc")
+    yield made
+    made.close()
+
+
+async def test_frames_reach_the_session_of_their_connection_in_order(scene: Scene) -> None:
+    one, two = scene.peer(), scene.peer("other")
+    for peer, client in ((one, "a" * 32), (two, "b" * 32)):
+        peer.send(hello(client))
+        for n in range(50):
+            peer.send(metrics(b"%d:1|c\n" % n, n, client))
+    for peer in (one, two):
+        assert await scene.answer(peer) == {"ack": 0}
+    await scene.until(lambda: [len(session.items) for session in scene.seen.sessions] == [51, 51])
+    for session in scene.seen.sessions:
+        assert session.text == b"".join(b"%d:1|c\n" % n for n in range(50))
+    users = {session.user for session in scene.seen.sessions}
+    assert users == ({"shop", "other"} if scene.curve else {""})
+
+
+async def test_an_answer_has_an_empty_part_before_it_where_the_message_had_one(local: Scene) -> None:
+    req = local.peer(kind=zmq.REQ)
+    req.send(hello())
+    assert await local.answer(req) == {"ack": 0}
+
+
+async def test_a_first_frame_that_is_no_hello_is_told_to_come_again_and_nothing_of_it_is_taken(scene: Scene) -> None:
+    peer = scene.peer()
+    peer.send(metrics())
+    peer.send(hello())
+    assert await scene.answer(peer) == {"again": 0}
+    assert await scene.silent(peer)
+    assert [session.items[0].client for session in scene.seen.sessions] == ["f" * 32]  # type: ignore[union-attr]
+
+
+async def test_lines_are_taken_without_a_hello_where_they_are_taken_at_all(local: Scene) -> None:
+    peer = local.peer()
+    peer.send(b"a:1|c\nb:2|g")
+    await local.until(lambda: local.seen.sessions and local.seen.sessions[0].text == b"a:1|c\nb:2|g")
+    peer.send(metrics())
+    assert await local.answer(peer) == {"again": 0}
+
+
+async def test_lines_are_refused_by_a_gateway(curve: Scene) -> None:
+    peer = curve.peer()
+    peer.send(hello())
+    peer.send(b"a:1|c")
+    await curve.until(lambda: curve.seen.sessions and curve.seen.sessions[0].errors == ["header_missing"])
+    assert curve.input.counts.garbage == 1
+    stranger = curve.peer()
+    stranger.send(b"a:1|c")
+    assert await curve.answer(stranger) == {"again": 0}
+
+
+async def test_batches_need_no_hello_and_go_to_their_handler_whole(curve: Scene) -> None:
+    peer = curve.peer()
+    batch = hello(kind="batch", payload=b"\x28\xb5" * 4, batch="b1", encoding="zstd")
+    peer.send(batch)
+    await curve.until(lambda: curve.seen.batches == [("shop", batch)])
+    assert not curve.seen.sessions
+
+
+async def test_where_batches_are_not_taken_they_are_frames_of_an_unknown_kind(local: Scene) -> None:
+    peer = local.peer()
+    peer.send(hello())
+    peer.send(hello(kind="batch", batch="b1"))
+    await local.until(lambda: local.seen.sessions and local.seen.sessions[0].errors == ["kind_unknown"])
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [[b"a", b"b"], [b"", b"{}", b"{}"], [b"{}"] * 100, [b"", b"", b""]],
+    ids=["two", "three", "hundred", "empty"],
+)
+async def test_a_message_of_many_parts_ends_its_connection(scene: Scene, parts: list[bytes]) -> None:
+    peer = scene.peer()
+    peer.send_multipart(parts)
+    await scene.until(lambda: scene.input.counts.garbage == 1)
+    assert "again" in await scene.answer(peer)
+    monitor = peer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    await scene.sweep(peers.AGAIN_AFTER + 1)
+    await scene.until(lambda: monitor.poll(0))
+
+
+async def test_garbage_is_counted_and_the_connection_goes_on(scene: Scene) -> None:
+    peer = scene.peer()
+    peer.send(hello())
+    peer.send(b"")
+    for junk in (b"{", b"{" * 5_000, b"{}\n{}", hello()[:-1], b'{"v":9}\n'):
+        peer.send(junk)
+    peer.send(metrics(b"x:1|c"))
+    await scene.until(lambda: scene.seen.sessions and scene.seen.sessions[0].text == b"x:1|c")
+    assert len(scene.seen.sessions[0].errors) == 5
+    assert scene.input.counts.garbage == 6
+
+
+async def test_a_session_ends_after_its_connection_and_after_all_that_came_on_it(scene: Scene) -> None:
+    peer = scene.peer()
+    peer.send(hello())
+    assert await scene.answer(peer) == {"ack": 0}
+    scene.input.pause()
+    for n in range(20):
+        peer.send(metrics(b"a:1|c\n", n))
+    peer.close(linger=1_000)
+    await scene.until_unread(lambda: scene.input.open == 0)
+    [session] = scene.seen.sessions
+    assert session.kinds == ["hello"]
+    assert session.ends == 0
+    scene.input.resume()
+    await scene.until(lambda: session.text == b"a:1|c\n" * 20)
+    await scene.sweep(module.LATE_AFTER + 1)
+    assert session.ends == 1
+    assert not scene.input._peers
+
+
+async def test_what_came_before_the_end_of_a_connection_that_nobody_had_heard_of_is_taken(scene: Scene) -> None:
+    scene.input.pause()
+    peer = scene.peer()
+    peer.send(hello())
+    peer.send(metrics(b"late:1|c"))
+    peer.close(linger=1_000)
+    await scene.until_unread(lambda: scene.input._watch.accepted and scene.input.open == 0)
+    scene.input.resume()
+    await scene.until(lambda: scene.seen.sessions and scene.seen.sessions[0].text == b"late:1|c")
+    await scene.sweep(module.LATE_AFTER + 1)
+    assert scene.seen.sessions[0].ends == 1
+
+
+async def test_an_answer_to_a_peer_that_has_gone_is_thrown_away(scene: Scene) -> None:
+    peer = scene.peer()
+    peer.send(hello())
+    await scene.answer(peer)
+    [session] = scene.seen.sessions
+    peer.close()
+    for _ in range(10):
+        assert session.link.reply(b"{}")
+    await scene.until(lambda: scene.input.open == 0)
+    assert session.link.reply(b"{}")
+
+
+async def test_a_peer_that_reads_no_answers_makes_nobody_wait_and_is_cut_off(scene: Scene) -> None:
+    deaf, good = scene.peer(rcvhwm=1), scene.peer("good")
+    deaf.send(hello())
+    good.send(hello("b" * 32))
+    assert await scene.answer(good) == {"ack": 0}
+    await scene.until(lambda: len(scene.seen.sessions) == 2)
+    session = next(each for each in scene.seen.sessions if each.items[0].client == "a" * 32)  # type: ignore[union-attr]
+    session.holds = True
+    big = b'{"x":"%s"}' % (b"x" * 500_000)
+    for _ in range(1_000):
+        if not session.link.reply(big):
+            break
+    else:
+        pytest.fail("it never became too much")
+    good.send(metrics(b"good:1|c", 0, "b" * 32))
+    await scene.until(lambda: any(each.text == b"good:1|c" for each in scene.seen.sessions))
+    assert not session.drained
+    scene.clock.now += peers.UNREAD_AFTER + 1
+    scene.input.sweep()
+    await scene.until(lambda: scene.input.open == 1)
+    await scene.sweep(module.LATE_AFTER + 1)
+    assert (session.ends, session.drained) == (1, 1)
+    assert scene.input.counts.stalled == 1
+
+
+async def test_an_answer_that_had_to_wait_is_sent_when_the_peer_reads_again(local: Scene) -> None:
+    slow = local.peer(rcvhwm=1)
+    slow.send(hello())
+    await local.until(lambda: local.seen.sessions)
+    [session] = local.seen.sessions
+    big = b'{"x":"%s"}' % (b"x" * 500_000)
+    sent = 0
+    while session.link.reply(big):
+        sent += 1
+    got = 0
+    while got < sent + 1:
+        await local.until(lambda: slow.poll(0))
+        got += bool(slow.recv())
+    await local.until(lambda: session.drained == 1)
+    assert session.link.reply(b"{}")
+
+
+async def test_a_message_beyond_the_limit_ends_its_connection_and_no_other(curve: Scene) -> None:
+    fat, good = curve.peer(), curve.peer("good")
+    good.send(hello("b" * 32))
+    assert await curve.answer(good) == {"ack": 0}
+    fat.send(hello() + b"x" * 1_100_000)
+    await curve.until(lambda: curve.input._watch.handshakes == 2 and curve.input.open == 1)
+    good.send(metrics(b"ok:1|c", 0, "b" * 32))
+    await curve.until(lambda: curve.seen.sessions[0].text == b"ok:1|c")
+
+
+async def test_a_peer_that_is_told_to_come_again_and_floods_is_cut_off_at_once(local: Scene) -> None:
+    local.seen.wait = 7.0
+    peer = local.peer()
+    peer.send(hello())
+    assert await local.answer(peer) == {"again": 7.0}
+    for _ in range(20):
+        peer.send(hello() + b"x" * 500_000)
+    await local.until(lambda: local.input.open == 0)
+    assert not local.seen.sessions
+
+
+async def test_a_peer_that_goes_when_told_so_can_come_again(curve: Scene) -> None:
+    curve.seen.wait = 1.0
+    peer = curve.peer()
+    peer.send(hello())
+    assert await curve.answer(peer) == {"again": 1.0}
+    peer.close()
+    curve.seen.wait = 0.0
+    peer = curve.peer()
+    peer.send(hello())
+    assert await curve.answer(peer) == {"ack": 0}
+
+
+async def test_a_peer_that_chose_its_routing_id_is_cut_off(scene: Scene) -> None:
+    peer = scene.peer("liar", routing_id=b"me")
+    peer.send(hello())
+    await scene.until(lambda: scene.seen.distrusted)
+    await scene.until(lambda: scene.input.open == 0)
+    assert scene.seen.distrusted[0] == ("liar" if scene.curve else "")
+    assert not scene.seen.sessions
+
+
+async def test_nobody_gets_the_answers_of_another_by_taking_its_routing_id(curve: Scene) -> None:
+    victim = curve.peer("victim")
+    victim.send(hello())
+    assert await curve.answer(victim) == {"ack": 0}
+    [session] = curve.seen.sessions
+    identity = session.link.identity  # type: ignore[attr-defined]
+    thief = curve.peer("thief", routing_id=identity)
+    thief.send(hello("b" * 32))
+    thief.send(identity)  # what libzmq asks for next, in place of the id it did not like
+    assert await curve.silent(thief)
+    session.link.reply(b'{"for":"the victim"}')
+    assert await curve.answer(victim) == {"for": "the victim"}
+    victim.close()
+    await curve.until(lambda: curve.input.open == 1)
+    thief.send(identity)
+    thief.send(hello("b" * 32))
+    for _ in range(10):
+        session.link.reply(b'{"for":"the victim"}')
+    assert await curve.silent(thief)
+    assert {each.user for each in curve.seen.sessions} == {"victim", "another"}
+
+
+async def test_the_numbers_that_routing_ids_are_made_of_begin_at_another_place_each_time(tmp_path: Path) -> None:
+    firsts = set()
+    for n in range(3):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        scene = Scene(folder, "tcp")
+        firsts.add(scene.input._first_number)
+        scene.close()
+    assert len(firsts) == 3
+    assert 0x6B8B4567 not in firsts
+
+
+async def test_silent_and_unfinished_connections_are_ended_and_make_no_difference_to_others(curve: Scene) -> None:
+    scene = curve
+    for n in range(200):
+        raw = scene.tcp()
+        raw.send([b"", b"\xff\0\0\0\0\0\0\0\x01\x7f", b"GET / HTTP/1.1\r\n\r\n", encode_unit(hello())][n % 4])
+    quiet = scene.peer("quiet")
+    await scene.until(lambda: scene.input._watch.handshakes == 1)
+    good = scene.peer()
+    good.send(hello())
+    assert await scene.answer(good) == {"ack": 0}
+    await scene.sweep(module.HELLO_AFTER + 2)
+    await scene.until(lambda: scene.input.open == 1)
+    good.send(metrics(b"still:1|c"))
+    await scene.until(lambda: scene.seen.sessions[0].text == b"still:1|c")
+    assert not quiet.poll(0)
+
+
+async def test_the_number_of_connections_has_a_limit(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "curve", {"in_all": 10, "of_one": 4})
+    good = scene.peer()
+    good.send(hello())
+    assert await scene.answer(good) == {"ack": 0}
+    for _ in range(60):
+        scene.tcp()
+    await scene.until(lambda: scene.input.counts.refused >= 50)
+    await scene.until(lambda: scene.input.open <= 11)
+    good.send(metrics(b"still:1|c"))
+    await scene.until(lambda: scene.seen.sessions[0].text == b"still:1|c")
+    scene.close()
+
+
+async def test_one_customer_has_a_limit_of_its_own(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "curve", {"in_all": 100, "of_one": 4})
+    many = [scene.peer("greedy") for _ in range(6)]
+    for n, peer in enumerate(many):
+        peer.send(hello(f"{n:032x}"))
+    said = [await scene.answer(peer) for peer in many]
+    assert sum("ack" in each for each in said) == 4
+    assert sum(each == {"again": module.CROWDED} for each in said) == 2
+    other = scene.peer("modest")
+    other.send(hello())
+    assert await scene.answer(other) == {"ack": 0}
+    scene.close()
+
+
+async def test_an_endless_message_of_many_parts_is_ended_before_it_takes_the_memory(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "curve")
+    scene.input._max_unread = 4_000_000
+    peer = scene.peer(sndhwm=1_000)
+    part = b"x" * 100_000
+    await scene.until(lambda: scene.input._watch.handshakes == 1)
+    for _ in range(100):
+        peer.send(part, zmq.SNDMORE)
+    peer.send(b"end")
+    scene.input.pause()
+    watch = scene.input._watch
+    await scene.until_unread(lambda: [watch.received(each) > 5_000_000 for each in watch.live.values()] == [True])
+    scene.input._paused = False
+    scene.input.sweep()
+    await scene.until(lambda: scene.input.open == 0)
+    assert scene.input.counts.stalled == 1
+    scene.close()
+
+
+async def test_everything_is_closed_at_the_end_however_many_are_connected(tmp_path: Path) -> None:
+    before = descriptors()
+    scene = Scene(tmp_path, "curve")
+    for n in range(20):
+        peer = scene.peer()
+        peer.send(hello(f"{n:032x}"))
+        scene.tcp()
+    await scene.until(lambda: len(scene.seen.sessions) == 20)
+    scene.close()
+    assert all(session.ends == 1 for session in scene.seen.sessions)
+    assert descriptors() == before
+
+
+async def test_the_socket_file_goes_with_the_input(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "ipc")
+    assert scene.path.is_socket()
+    scene.close()
+    assert not scene.path.exists()
