@@ -5,13 +5,12 @@ from __future__ import annotations
 import signal
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from demo.parts import Part
-from tests.oracle import wire
+from tests.oracle import files, wire
 from tests.oracle.apps import App
 from tests.oracle.book import Pen
-from tests.oracle.direct import Direct, kept
+from tests.oracle.direct import Direct
 from tests.oracle.schedule import Deeds, Schedule
 from tests.oracle.world import dead, wait_dead
 
@@ -23,11 +22,12 @@ class Blows(Schedule):
     world: Direct
     rate: float
     revoked: list[str] = field(default_factory=list)
-    files: Pen = field(init=False)
+    found: Pen = field(init=False)
+    """What stood in the files of apps when they were dead."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.files = Pen(self.folder / "kept.jsonl")
+        self.found = Pen(self.folder / "kept.jsonl")
 
     def servers(self) -> dict[str, Part]:
         found = {"gateway": self.world.gateway, "wire": self.world.wire}
@@ -130,12 +130,8 @@ class Blows(Schedule):
             part.process.kill()
             part.process.wait()
             self.note("app killed", app=app.slot)
-            self.look(part.name)
+            files.note(self.world.spool, f"{part.name}-", self.found)
         self._again(app, self.seconds(0.5))
-
-    def look(self, name: str) -> None:
-        """Write down which events stand in files, now that their app is dead: they are certain from here on."""
-        note_kept(self.world.spool, name, self.files)
 
     def term_app(self) -> None:
         app = self._victim()
@@ -143,7 +139,7 @@ class Blows(Schedule):
         self.heal(f"{app.slot} stopped")
         if part.process is not None and not dead(part):
             part.process.terminate()
-        self.begin(f"{app.slot} ends", 60, lambda: self.ended_late(app.slot, part))
+        self.begin(f"{app.slot} ends", 60, lambda: self.ended_late(app.slot, part, self.world.flush_s))
         self._again(app, self.seconds(0.5))
 
     def _again(self, app: App, seconds: float) -> None:
@@ -158,22 +154,10 @@ class Blows(Schedule):
             self.pause(app.slot, self.world.producers[app.slot])
 
 
-def note_kept(spool: Path, name: str, files: Pen) -> None:
-    """Of one dead process, the events that are whole in a file."""
-    for data in kept(spool).values():
-        refs = whole(data, f"{name}-")
-        if refs:
-            files.write(app=name, refs=refs)
-
-
-def whole(data: bytes, prefix: str) -> list[str]:
-    raise NotImplementedError
-
-
 def end_apps(world: Direct, slots: list[str]) -> list[str]:
     """SIGTERM to them; those that did not end within their flush."""
     for slot in slots:
         process = world.producers[slot].process
         if process is not None and process.poll() is None:
             process.terminate()
-    return [slot for slot in slots if not wait_dead(world.producers[slot], 90)]
+    return [slot for slot in slots if not wait_dead(world.producers[slot], world.flush_s + 30)]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from demo.parts import BIN, NotReady, Part, Stage, free_port, get_json, wait_until
+from demo.parts import BIN, NotReady, Part, Stage, free_port, get_json
 from tests.oracle.apps import PROJECTS, STRANGER, App
 from tests.oracle.link import HOLD, Cable
 from tests.oracle.world import ROOT, Fatal, leashed, mount_small_disk
@@ -37,6 +37,8 @@ class Direct:
     folder: Path
     seed: int
     apps: list[App]
+    flush_s: float = 60.0
+    """What an app may take for its last flush."""
     stage: SafeStage = field(init=False)
     zmq_port: int = 0
     cable: Cable = field(default_factory=Cable)
@@ -65,14 +67,14 @@ class Direct:
         return self.folder / "certificate.pem"
 
     def __post_init__(self) -> None:
-        for name in ("books", "logs", "gateway-disk", "kept"):
+        for name in ("books", "logs", "gateway-disk"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.control("")
 
-    def control(self, fault: str) -> None:
+    def control(self, fault: str, *, reset: bool = False) -> None:
         """What the wire does from now on."""
         new = self.folder / "wire.new"
-        new.write_text(json.dumps({"fault": fault}))
+        new.write_text(json.dumps({"fault": fault, "reset": reset}))
         new.replace(self.folder / "wire.json")
 
     def mount(self) -> None:
@@ -166,7 +168,7 @@ class Direct:
             "SSL_CERT_FILE": str(self.certificate),
             "ORACLE_PATH": app.path,
             "ORACLE_PROJECT": app.project,
-            "ORACLE_FLUSH": "60" if app.key == "good" else "3",
+            "ORACLE_FLUSH": str(self.flush_s) if app.key == "good" else "3",
         }
         command = [sys.executable, "-m", "tests.oracle.producer", name, str(self.books / f"{name}.jsonl")]
         command = self.cable.around([*command, kind or app.kind, str(rate), str(self.seed)])
@@ -180,10 +182,6 @@ class Direct:
     def api(self, project: str, path: str) -> Any:
         return get_json(f"{self.stage.gateway_url}/api/v1/{project}/{path}")
 
-    def empty(self, seconds: float) -> None:
-        """Wait until nothing is left in the apps' files."""
-        wait_until("all files of dead apps sent", lambda: not kept(self.spool), seconds=seconds)
-
     def stop(self) -> None:
         """End all that is left."""
         parts = [*self._all]
@@ -193,17 +191,6 @@ class Direct:
                 part.process.kill()
                 part.process.wait()
         self.cable.cut()
-
-
-def kept(spool: Path) -> dict[str, bytes]:
-    """What stands in the files of a folder, by their names."""
-    found = {}
-    for path in spool.rglob("*"):
-        try:
-            found[str(path)] = path.read_bytes() if path.is_file() else b""
-        except OSError:
-            continue  # it was taken away just now
-    return {name: data for name, data in found.items() if data}
 
 
 def make_certificate(path: Path, host: str) -> None:

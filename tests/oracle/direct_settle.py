@@ -10,9 +10,10 @@ from typing import Any
 import apsw
 
 from demo.parts import wait_until
+from tests.oracle import files
 from tests.oracle.apps import PROJECTS, STRANGER, App
-from tests.oracle.blows import Blows, end_apps, note_kept, whole
-from tests.oracle.direct import Direct, kept
+from tests.oracle.blows import Blows, end_apps
+from tests.oracle.direct import Direct
 from tests.oracle.direct_verdict import STORE
 from tests.oracle.settle import FRESH_S
 from tests.oracle.world import Fatal
@@ -29,7 +30,7 @@ def finish(blows: Blows) -> None:
     if late:
         raise Fatal(f"these apps do not end: {', '.join(late)}")
     for app in world.apps:
-        note_kept(world.spool, app.slot, blows.files)
+        files.note(world.spool, f"{app.slot}-", blows.found)
     wait_until("what dead apps left in files sent", lambda: not left(world), seconds=ADOPT_S)
     late = end_apps(world, [app.slot for app in fresh_apps(world)])
     if late:
@@ -85,4 +86,4 @@ def fresh_events(path: Path) -> list[bytes]:
 def left(world: Direct) -> list[str]:
     """Events of dead apps with a good key that are still in files."""
     slots = [app.slot for app in world.apps if app.key == "good" and app.path == "keep"]
-    return [ref for data in kept(world.spool).values() for slot in slots for ref in whole(data, f"{slot}-")]
+    return [ref for slot in slots for ref in files.kept(world.spool, f"{slot}-")]

@@ -170,6 +170,7 @@ class Producer:
             internal_error=stats.get("internal_error", 0),
             points=self.points,
             amount=self.amount,
+            trouble=str(stats["trouble"]),
             longest=self.calls.longest,
             calls=self.calls.number,
         )

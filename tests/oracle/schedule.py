@@ -189,7 +189,7 @@ class Schedule:
 
         self.begin("disk full", 0.5 + self.seconds(3), free)
 
-    def ended_late(self, slot: str, part: Part) -> None:
+    def ended_late(self, slot: str, part: Part, flush_s: float = 60.0) -> None:
         """Raises `Fatal` if an app that was asked to end does not."""
-        if not wait_dead(part, 70):
+        if not wait_dead(part, flush_s + 10):
             raise Fatal(f"the app {slot} did not end within its flush")

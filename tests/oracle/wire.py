@@ -1,7 +1,8 @@
 """The wire, a process of its own: TCP between a client and a server, as bad as a file tells it to be.
 
 `python -m tests.oracle.wire CONTROL HOST PORT=TARGET_HOST:TARGET_PORT …`. It knows nothing of what it carries, so it is
-the same for TLS, ZeroMQ and plain HTTP. CONTROL is JSON, `{"fault": FAULT}`, read again when it changes.
+the same for TLS, ZeroMQ and plain HTTP. CONTROL is JSON, `{"fault": FAULT}`, read again when it changes; with
+`"reset": true` the connections that `void` has left dead are reset.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ class Wire:
             changed = self.control.stat().st_mtime_ns
             if changed != seen:
                 seen = changed
-                before, self.fault = self.fault, json.loads(self.control.read_text()).get("fault") or ""
-                if before == "deaf":
+                told = json.loads(self.control.read_text())
+                before, self.fault = self.fault, told["fault"]
+                if before == "deaf" or told.get("reset"):
                     for link in [link for link in self.links if link.swallowed]:
                         reset(link)
             await asyncio.sleep(LOOK_S)

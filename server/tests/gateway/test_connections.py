@@ -1,6 +1,8 @@
 """Connections that are not what they should be: slow, cut off, or no HTTP. None may hold the gateway."""
 
 import asyncio
+import socket
+import struct
 import threading
 
 import pytest
@@ -58,6 +60,22 @@ async def test_a_body_that_breaks_off_stores_nothing_and_holds_nothing(gateway: 
         while gateway.gateway._ingest._bodies._held:
             await asyncio.sleep(0.01)
     assert (await gateway.get("counts"))["events"] == 0
+
+
+async def test_a_body_that_is_reset_is_no_fault_of_the_gateway(
+    gateway: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, writer = await raw(gateway, HEAD.format(key=gateway.key, length=100).encode(), b"only this")
+    async with asyncio.timeout(5):
+        while not gateway.gateway._ingest._bodies._held:
+            await asyncio.sleep(0.01)
+        no_linger = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_linger)
+        writer.transport.abort()
+        while gateway.gateway._ingest._bodies._held:
+            await asyncio.sleep(0.01)
+    assert (await gateway.get("counts"))["events"] == 0
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_a_body_announced_as_too_long_is_refused_before_it_is_sent(gateway: Running) -> None:

@@ -111,6 +111,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem(
                 503, "That took too long", str(error), "choose a shorter range, fewer tags or a longer step", "from"
             )
+        case ConnectionError():  # in the middle of a request: nobody hears this, and nothing is wrong here
+            return Problem(400, "The connection broke", "the request was not whole", "send it again")
     reference = secrets.token_hex(6)
     log.error(f"unexpected failure, reference {reference}", exc_info=error)  # in the text: each is a line of its own
     return Problem(
