@@ -36,7 +36,7 @@ class FirstLook:
         gateway = Gateway(settings)
         await gateway.start()
         try:
-            url = f"http://{gateway.addresses['http']}"
+            url = gateway.url
             # The gateway is this process, also where it listens on every address.
             output = OutputSettings(url=url, key=SecretStr(key), interval=INTERVAL_S, allow_plaintext=True)
             agent = Agent(settings.model_copy(update={"outputs": {**settings.outputs, PROJECT: output}}))
@@ -80,7 +80,7 @@ class FirstLook:
                 "agent": settings.agent.model_copy(update={"data_dir": self.folder}),
                 "web": settings.web.model_copy(update={"listen": _free(settings.web.listen)[0]}),
                 "gateway": settings.gateway.model_copy(
-                    update={"data_dir": self.folder, "listen": _free(settings.gateway.listen)[0]}
+                    update={"data_dir": self.folder, "listen": _free(settings.gateway.listen)[0], "certificate": None}
                 ),
             }
         )

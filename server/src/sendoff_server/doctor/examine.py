@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sendoff_server.cli.control import control_places
-from sendoff_server.doctor import destinations, host, places, probe, running
+from sendoff_server.doctor import certificate, destinations, host, places, probe, running
 from sendoff_server.doctor.destinations import Destination
 from sendoff_server.doctor.journey import DATAGRAMS, STREAMS, Journey
 from sendoff_server.doctor.report import Fault, Report
@@ -30,6 +30,7 @@ async def examine(settings: Settings, environ: Mapping[str, str], uid: int, wait
     found, silent = running.agents(_controls(configured, environ, uid), uid, wait_s)
     report.faults += running.which(found, silent)
     report.faults += places.look(environ, uid, configured)
+    report.faults += certificate.look(settings.gateway.certificate, settings.gateway.certificate_key, time.time())
     agent = _chosen(found, settings)
     entrance, faults = _entrance(agent, environ, uid, configured)
     report.faults += faults

@@ -5,7 +5,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -19,6 +19,7 @@ from sendoff_server.gateway.direct.frames import Frames
 from sendoff_server.gateway.ingest import Ingest
 from sendoff_server.gateway.pages import Pages
 from sendoff_server.gateway.store import Store, open_store
+from sendoff_server.gateway.tls import LOOK_EVERY, Certificate
 from sendoff_server.gateway.upkeep import Upkeep
 
 if TYPE_CHECKING:
@@ -57,13 +58,19 @@ class Gateway:
         self._waiting: dict[RequestHandler, asyncio.TimerHandle] = {}
         self._store: Store | None = None
         self._servers: list[asyncio.Server] = []
+        self._certificate: Certificate | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         state = "listening" if self._servers else "stopped"
         return f"<Gateway {state} {self.addresses}>"
 
     async def start(self) -> None:
-        """Raises ``StoreError`` (the store cannot be opened) or ``OSError`` (the address cannot be listened on)."""
+        """Raises ``StoreError`` (the store cannot be opened) or ``OSError`` (the address cannot be listened on, or the
+        certificate not used).
+        """
+        if self._settings.certificate is not None:
+            self._certificate = Certificate(self._settings.certificate, self._settings.certificate_key)
         sockets = _listen(self._settings.listen)
         try:
             self._store = await asyncio.to_thread(open_store, self._settings.data_dir / "gateway")
@@ -87,19 +94,42 @@ class Gateway:
             handle_signals=False,
         )
         await self._runner.setup()
-        loop = asyncio.get_running_loop()
-        for each in sockets:
-            self._servers.append(await loop.create_server(self._accept, sock=each, backlog=512))
+        await self._serve(sockets)
         self.addresses = {"http": _shown(names[0])}
         self._direct.start()
         self._upkeep.start()
-        log.info("gateway listens on http://%s", self.addresses["http"])
+        log.info("gateway listens on %s", self.url)
+
+    @property
+    def url(self) -> str:
+        """Where it listens, as a URL."""
+        return f"{'http' if self._certificate is None else 'https'}://{self.addresses['http']}"
+
+    async def _serve(self, sockets: list[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        tls: dict[str, Any] = {}
+        if self._certificate is not None:
+            tls = {
+                "ssl": self._certificate.context,
+                "ssl_handshake_timeout": HEAD_DEADLINE,
+                "ssl_shutdown_timeout": 2.0,
+            }
+            self._looking = loop.create_task(self._look_at(self._certificate))
+        for each in sockets:
+            self._servers.append(await loop.create_server(self._accept, sock=each, backlog=512, **tls))
+
+    async def _look_at(self, certificate: Certificate) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.to_thread(certificate.look)
 
     async def stop(self, drain_s: float = 10.0) -> None:
         """Finish what was begun within ``drain_s`` seconds, then close."""
         for server in self._servers:
             server.close()
         self._servers.clear()
+        if self._looking is not None:
+            self._looking.cancel()
         if self._store is None:
             return
         await self._upkeep.stop()

@@ -482,6 +482,8 @@ class GatewaySettings(_Section):
             raise wrong(
                 "has an empty listen address, and a gateway without one is none", 'set listen to "127.0.0.1:8700"'
             )
+        if self.certificate_key is not None and self.certificate is None:
+            raise wrong("has a certificate_key and no certificate that it belongs to", "set certificate as well")
         return self
 
 
