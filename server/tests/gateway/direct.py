@@ -1,6 +1,7 @@
 """Frames as a client without an agent sends them, and what is asked of the gateway about them."""
 
 import gzip
+import io
 import json
 import secrets
 from collections.abc import Iterable
@@ -84,18 +85,30 @@ async def post_body(
     headers["Content-Encoding"] = "gzip" if zipped else "identity"
     data = gzip.compress(data) if zipped else data
     headers |= {name.replace("_", "-"): value for name, value in more.items()}
-    async with gateway.http.post(f"{gateway.url}/v1/frames", data=data, headers=headers) as answer:
+    async with gateway.http.post(f"{gateway.url}/v1/frames", data=io.BytesIO(data), headers=headers) as answer:
         return answer.status, msgspec.json.decode(await answer.read())
 
 
-async def total(gateway: Running, name: str) -> Json:
-    """The one series of a metric since ever, added up."""
-    (found,) = (await gateway.get("metrics/total", name=name, **{"from": NOW - 86_400_000, "to": NOW + 86_400_000}))[
-        "totals"
-    ]
+async def total(gateway: Running, name: str, now_ms: int = NOW) -> Json:
+    """The one series of a metric, a day before and after, added up."""
+    (found,) = (
+        await gateway.get("metrics/total", name=name, **{"from": now_ms - 86_400_000, "to": now_ms + 86_400_000})
+    )["totals"]
     return dict(found)
 
 
 async def all_events(gateway: Running) -> list[Json]:
     found = await gateway.get("events", limit=1_000, **{"from": NOW - 86_400_000, "to": NOW + 86_400_000})
     return list(found["events"])
+
+
+async def ledger(gateway: Running) -> Json:
+    """What the direct path's books say. They balance at every moment."""
+    (found,) = [agent for agent in (await gateway.get("ledger"))["agents"] if agent["direct"]]
+    assert found["balanced"], found["imbalances"]
+    return dict(found)
+
+
+def book(found: Json, name: str, **where: str) -> Json:
+    (one,) = [one for one in found["books"] if one["book"] == name and all(one[key] == where[key] for key in where)]
+    return dict(one)

@@ -147,14 +147,18 @@ class Clients:
 
     def changed(self, most: int) -> list[ClientState]:
         """Up to `most` states that the spool does not have yet, as copies; what it has not stored is not in them."""
-        out: list[ClientState] = []
+        return [client.copy(client.state.upto) for client in self.take_changed(most)]
+
+    def take_changed(self, most: int) -> list[Client]:
+        """Up to `most` clients whose state the spool does not have yet; they count as unchanged from now on."""
+        out: list[Client] = []
         for client in self._known.values():
             if len(out) >= most:
                 break
             # What waits to be committed is stored with it: a copy made now could overwrite that with less.
             if client.dirty and client.received == client.state.upto:
                 client.dirty = False
-                out.append(client.copy(client.state.upto))
+                out.append(client)
         return out
 
     def again(self, states: Iterable[ClientState]) -> None:

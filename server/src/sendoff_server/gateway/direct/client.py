@@ -42,6 +42,8 @@ class DirectClient(Client):
 
     patience_s: ClassVar[float] = 120.0
     covered: Covered = field(default_factory=Covered)
+    given: int = 0
+    """What number the last entry for a round had that is acknowledged to it."""
 
     def __post_init__(self) -> None:
         self.covered = self.live()

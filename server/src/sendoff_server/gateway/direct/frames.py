@@ -105,11 +105,10 @@ class RequestSession(DirectSession):
     def __init__(self, project: Project) -> None:
         self._answer = _Answer()
         self._later: Problem | None = None
-        self._stored_by = project
         super().__init__(project, REQUESTS, self._answer)
 
     def say_later(self, seconds: float) -> None:
-        blocked = self._stored_by.blocked
+        blocked = self._project.blocked
         crowded = not blocked and seconds != BLOCKED_S
         self._later = _too_much(seconds) if crowded else _cannot_store(blocked or "the store does not answer")
         self._answer.changed.set()
@@ -124,10 +123,10 @@ class RequestSession(DirectSession):
         """The acknowledgement, once everything that was taken is stored. Raises ``Problem`` 503."""
         client = self.stored_as
         assert client is not None
-        upto, n = client.received, client.live().n
+        given, n, rounds = client.given, client.live().n, self._project.rounds
         try:
             async with asyncio.timeout(STORE_DEADLINE):
-                while self._later is None and (client.state.upto < upto or client.covered.n < n):
+                while self._later is None and not rounds.has_stored(client, given, n):
                     self._answer.changed.clear()
                     await self._answer.changed.wait()
         except TimeoutError:

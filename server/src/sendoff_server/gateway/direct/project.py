@@ -178,11 +178,12 @@ class Project:
             if client.state.gap != gap and isinstance(client, DirectClient):
                 self.rounds.recount(client)
         chores = self.rounds.chores
-        if chores.states or chores.folded or self.rounds.storing_chores:
-            return  # those come first: a state must not be stored after a newer one, or be folded twice
+        if chores.changed or chores.folded or self.rounds.storing_chores:
+            return  # those come first: nobody may be folded twice
         chores.keys |= self._keys
         self._keys.clear()
-        chores.states = [state for state in self.clients.changed(CHANGED_MOST) if isinstance(state, DirectState)]
+        changed = self.clients.take_changed(CHANGED_MOST)
+        chores.changed = [client for client in changed if isinstance(client, DirectClient)]
         chores.folded = [state for state in self.clients.to_fold(now) if isinstance(state, DirectState)]
         refused = Counter(
             {(source, reason): n for source, by in self.intake.refused.items() for reason, n in by.items()}

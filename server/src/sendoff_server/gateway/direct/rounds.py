@@ -55,6 +55,7 @@ class Round:
     keys: set[int]
     uptos: dict[DirectClient, int]
     covered: dict[DirectClient, Covered]
+    entries: int
     size: int
     windows: list[Window] | None = None
     """The rotations merged, made by whoever stores them."""
@@ -77,15 +78,15 @@ Put = Callable[[Round], "asyncio.Future[None]"]
 
 @dataclass(slots=True)
 class Chores:
-    """What the next round stores besides."""
+    """What the next round stores besides: of these clients what is known then, of those in `folded` what was known."""
 
-    states: list[DirectState] = field(default_factory=list)
+    changed: list[DirectClient] = field(default_factory=list)
     folded: list[DirectState] = field(default_factory=list)
     tally: Tally = field(default_factory=Counter)
     keys: set[int] = field(default_factory=set)
 
     def __bool__(self) -> bool:
-        return bool(self.states or self.folded or self.tally)
+        return bool(self.changed or self.folded or self.tally)
 
 
 class Rounds:
@@ -117,7 +118,7 @@ class Rounds:
         self._rotations: list[Rotation] = []
         self._rotations_size = 0
         self._metrics_at = 0.0
-        self._number = 0
+        self._number = self._given = self._stored_entries = 0
         self._wake = asyncio.Event()
         self._round: Round | None = None
         self.chores = Chores()
@@ -133,6 +134,10 @@ class Rounds:
         """Nothing waits to be stored."""
         waits = self._queue or self._fed or self._rotations or self._pointed or self._round or self.chores
         return not waits
+
+    def has_stored(self, client: DirectClient, given: int, n: int) -> bool:
+        """Whether what was `given` of a client is stored, and its points before `n`."""
+        return given <= self._stored_entries and client.covered.n >= n
 
     @property
     def storing_chores(self) -> bool:
@@ -262,9 +267,10 @@ class Rounds:
         chores, self.chores = self.chores, Chores()
         newer = {client.state.client for client in (*uptos, *covered)}
         folded = [state for state in chores.folded if state.client not in newer]
-        passed = newer | {state.client for state in folded}
-        states = [state for state in chores.states if state.client not in passed]
-        for client in {**uptos, **covered}:
+        names = {state.client for state in folded}
+        changed = [client for client in chores.changed if client.state.client not in names]
+        states = []
+        for client in dict.fromkeys((*uptos, *covered, *changed)):
             upto = uptos.get(client, client.state.upto)
             states.append(client.as_of(upto, covered.get(client, client.covered)))
         self._number += 1
@@ -275,15 +281,19 @@ class Rounds:
             rotations,
             chores.tally + _tally(entries, rotations),
             folded,
-            bool(chores.states or folded),
+            bool(changed or folded),
             chores.keys,
             uptos,
             covered,
+            len(entries),
             size,
         )
 
     def _append(self, entry: _Entry) -> None:
         self._queue.append(entry)
+        self._given += 1
+        if entry.client is not None:
+            entry.client.given = self._given
         self._allowance.hold(entry.size)
         self._wake.set()
 
@@ -308,6 +318,7 @@ class Rounds:
             log.warning("it can be stored again")
             self.blocked = None
         self._allowance.release(round_.size)
+        self._stored_entries += round_.entries
         for client, upto in round_.uptos.items():
             client.state.upto = max(client.state.upto, upto)
         for client, covered in round_.covered.items():
