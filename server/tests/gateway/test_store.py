@@ -122,6 +122,34 @@ def test_an_older_store_is_migrated_step_by_step(tmp_path: Path, monkeypatch: py
     db.close()
 
 
+def test_a_store_of_version_1_becomes_what_a_new_one_is_and_keeps_what_it_had(tmp_path: Path) -> None:
+    db = open_for_writing(tmp_path / "old")
+    keys_before = "INSERT INTO keys (project, hash, hint, created) VALUES (1, x'01', 'sk_abcd', 5)"
+    db.execute(f"INSERT INTO projects (name, created) VALUES ('shop', 5); {keys_before}")
+    for table in ("clients", "direct", "gauges", "direct_books"):
+        db.execute(f"DROP TABLE {table}")
+    db.execute("ALTER TABLE keys DROP COLUMN curve")
+    db.pragma("user_version", 1)
+    db.close()
+    db = open_for_writing(tmp_path / "old")
+    assert db.pragma("user_version") == database.VERSION
+    assert db.execute("SELECT hint, curve FROM keys").fetchall() == [("sk_abcd", 0)]
+    new = open_for_writing(tmp_path / "new")
+    assert _tables(db) == _tables(new)
+    db.close()
+    new.close()
+
+
+def _tables(db: apsw.Connection) -> dict[str, list[tuple[object, ...]]]:
+    """Each table and index with its columns."""
+    names = [str(name) for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'")]
+    found: dict[str, list[tuple[object, ...]]] = {
+        name: [row[1:] for row in db.execute(f"SELECT * FROM pragma_table_info('{name}')")] for name in names
+    }
+    partial = "SELECT name, partial FROM pragma_index_list('clients') ORDER BY name"
+    return found | {"indexes of clients": list(db.execute(partial))}
+
+
 def test_a_second_gateway_on_the_same_folder_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     with pytest.raises(StoreError, match=r"in use by another gateway \(pid \d+\)"):
