@@ -21,13 +21,17 @@ from sendoff.scope import in_force
 from sendoff.sending.holder import Durable
 from sendoff.sending.outbox import Outbox
 from sendoff.sending.routes import UdpRoute, UnixRoute
+from sendoff.tally import Tally
 from sendoff.version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sendoff.sending.direct import DirectRoute
+    from sendoff.sending.kept import Label
     from sendoff.sending.routes import Route
     from sendoff.settings import Settings
-    from sendoff.tally import Tally
 
 alive: weakref.WeakSet[Client] = weakref.WeakSet()
 """Clients with descriptors, for the child after a fork."""
@@ -63,10 +67,31 @@ class Client:
             from sendoff.sending.direct import DirectRoute, make_opener
 
             opener = make_opener(settings.address, settings.linger)
-            return DirectRoute(settings.address, opener, new_client(), who, os.getpid(), tally, self._random)
+            direct = DirectRoute(settings.address, opener, new_client(), who, os.getpid(), tally, self._random)
+            if settings.spool:
+                self._keep(direct, who)
+            return direct
         if scheme == "udp":
             return UdpRoute(settings.address, new_client, who, os.getpid(), tally, self._random)
         return UnixRoute(settings.address, new_client(), who, os.getpid(), tally, self._random)
+
+    def _keep(self, direct: DirectRoute, who: Mapping[str, str]) -> None:
+        """Give a route a spool, which can make routes for clients that are dead."""
+        from sendoff.sending.direct import DirectRoute, make_opener
+        from sendoff.sending.keep import Keep
+        from sendoff.sending.kept import Label, hash_of
+
+        settings = self.settings
+
+        def route_of(dead: Label) -> DirectRoute:
+            opener = make_opener(settings.address, 0.0)
+            return DirectRoute(settings.address, opener, dead.client, dead.who, dead.pid, Tally(), self._random)
+
+        channel = direct.channel
+        label = Label(channel.client, who, os.getpid(), hash_of(settings.address.secret))
+        channel.keep = Keep(
+            settings.spool, label, settings.buffer, route_of, self._random, lambda: channel.held.to_write
+        )
 
     @property
     def tally(self) -> Tally:

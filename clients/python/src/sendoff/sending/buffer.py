@@ -15,6 +15,8 @@ from sendoff.receipt import DROPPED, REFUSED, SPOOLED, UNKNOWN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
     from sendoff.frame import Ack
     from sendoff.receipt import Receipt
 
@@ -59,6 +61,12 @@ class Held:
         """Keep the frame that was made for `next_seq`."""
         self.bytes += len(frame) + OVERHEAD
         self.to_write.append((self.next_seq, frame, receipt))
+
+    def restore(self, frames: Iterable[tuple[int, bytes]]) -> None:
+        """Hold frames that have their numbers already, each higher than all before."""
+        for seq, frame in frames:
+            self.bytes += len(frame) + OVERHEAD
+            self.to_write.append((seq, frame, None))
 
     @property
     def lowest(self) -> int:
@@ -146,11 +154,17 @@ class Held:
         if entry[2] is not None:
             entry[2].settle(SPOOLED if refused is None else REFUSED, refused or "")
 
-    def end(self) -> int:
-        """Nothing will be written any more. Returns how many frames never were; of the others nothing will be known."""
+    def end(self, kept: Collection[int] = ()) -> int:
+        """Nothing will be written any more. Returns how many frames never were; of the others nothing will be known.
+        Those that are `kept` in a file are another process's to send.
+        """
         never = 0
         for queue in (self.sent, self.to_write):
             for seq, _, receipt in queue:
+                if seq in kept:
+                    if receipt is not None:
+                        receipt.settle(UNKNOWN, "kept")
+                    continue
                 unwritten = seq > self.written_upto
                 never += unwritten
                 if receipt is not None:

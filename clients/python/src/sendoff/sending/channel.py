@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sendoff.receipt import Receipt
     from sendoff.sending.buffer import Parcel
     from sendoff.sending.contract import Stream
+    from sendoff.sending.keep import Keep
     from sendoff.tally import Tally
 
 BACKOFF = 0.05
@@ -68,6 +69,8 @@ class Channel:
         self.keeps_points = keeps_points
         """Whether metrics that were written are kept until the peer has stored them."""
         self.held = Held(patient=patient)
+        self.keep: Keep | None = None
+        """The spool of this client, where it has one."""
         self._waiting = Waiting()
         """The metrics that this channel carries, from the first `pump` on."""
         self._first: Job | None = None
@@ -113,7 +116,10 @@ class Channel:
         """Number a durable frame and keep it; the caller has made sure that there is room."""
         seq, dropped = self.held.next_seq, self.dropped()
         confirm = receipt is not None
-        self.held.add(frame.durable(self.client, kind, seq, event_id, t, payload, dropped, confirm=confirm), receipt)
+        words = frame.durable(self.client, kind, seq, event_id, t, payload, dropped, confirm=confirm)
+        self.held.add(words, receipt)
+        if self.keep is not None:
+            self.keep.add(seq, words)
 
     def pump(self, now: float, wall_ms: int, waiting: Waiting, at_most: int) -> None:
         """Write what there is to write, at most `at_most` frames of it, connecting first if need be and due."""
@@ -141,6 +147,8 @@ class Channel:
 
     def _settle(self, ack: Ack) -> None:
         safe, refused = self.held.settle(ack)
+        if self.keep is not None:
+            self.keep.settle(self.held.lowest - 1)
         self.acked += safe
         for reason, count in refused.items():
             self.refused[reason] = self.refused.get(reason, 0) + count

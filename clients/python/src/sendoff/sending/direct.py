@@ -161,11 +161,21 @@ class DirectRoute:
             return
         self._reported_at = report(self.channel, now, self._reported_at)
 
-    def end(self, left: float) -> None:
-        """Say bye, and let go of everything."""
+    def end(self, left: float, *, bye: bool = True) -> None:
+        """Say bye, and let go of everything. Not `bye`: somebody else will go on as this client."""
+        if not bye:
+            self.leave()
+            return
         began = time.monotonic()
         farewell(self.channel, min(left, FAREWELL))
         self._opener.close(max(0.0, min(left, FAREWELL) - (time.monotonic() - began)))
+
+    def leave(self) -> None:
+        """Let go of everything without a word: there is more of this client's to say, for somebody else."""
+        if self.channel.stream is not None:
+            self.channel.stream.close()
+            self.channel.stream = None
+        self._opener.close(0.0)
 
     def abandon(self) -> None:
         """In the child after a fork: leave the parent's connection alone."""

@@ -7,6 +7,7 @@ noticed and undone, rather than not at all. Time is passed in.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 from sendoff.receipt import DROPPED
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 TICK = 0.1
 """Seconds between two packings while points come in, where nothing sums them up."""
+LEAST_FOR_DISK = 0.1
+"""Seconds that the spool may take to write the last events, however little is left for the end."""
 BUSY_TICK = 1.0
 """Seconds between two looks at a connection of a direct route that takes nothing now: it says when it does."""
 
@@ -164,14 +167,20 @@ class Holder:
         )
 
     def only_metrics(self) -> bool:
-        """Whether no event is held."""
-        return not (self.channel.held.unfinished or self.pending)
+        """Whether no event is held but in the spool, whose next user sends it, after it was tried."""
+        keep = self.channel.keep
+        kept = keep is not None and keep.written and not keep.unkept and self.channel.connects > 0
+        return not (self.pending or (self.channel.held.unfinished and not kept))
 
     def end(self, left: float) -> None:
-        """Say bye within about `left` seconds. What was never written is counted as dropped."""
-        self.tally.many("event.closed", self.channel.held.end())
+        """Say bye within about `left` seconds. What was never written, nor is in the spool, is counted as dropped."""
+        began, keep, kept = time.monotonic(), self.channel.keep, set[int]()
+        if keep is not None:
+            keep.close(max(left, LEAST_FOR_DISK))
+            kept = keep.kept()
+        self.tally.many("event.closed", self.channel.held.end(kept))
         self.tally.many("metric.closed", self.waiting.points)
-        self.route.end(left)
+        self.route.end(max(0.0, left - (time.monotonic() - began)), bye=not kept)
         self.ended = True
 
     def stock(self) -> dict[str, object]:
@@ -191,7 +200,8 @@ class Holder:
             "points_acked": channel.points_acked,
             "points_waiting": len(self.points.queue) + self.window.size + self.waiting.points,
             "connects": channel.connects,
-            "trouble": channel.trouble,
+            "trouble": channel.trouble or (channel.keep.trouble if channel.keep is not None else ""),
+            **({"spool": channel.keep.stats()} if channel.keep is not None else {}),
         }
 
     def __repr__(self) -> str:

@@ -248,6 +248,8 @@ class Outbox:
         writing too.
         """
         self._in_poll = False
+        if self.channel.keep is not None:
+            self.channel.keep.start()  # not only for events: dead processes may have left some
         self.route.prepare()  # may look up a name, and so must not be done under the lock
         if not self.lock.run(self._turn):
             return 0.002, ()
@@ -348,6 +350,8 @@ class Outbox:
         """In the child after a fork: close what was inherited, without a word."""
         self.ended = self._closing = self.holder.ended = True
         self.route.abandon()
+        if self.channel.keep is not None:
+            self.channel.keep.abandon()
         self.waker.close()
 
     def stats(self) -> dict[str, object]:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         def prepare(self) -> None: ...
         def send(self, now: float, wall_ms: int, waiting: Waiting, at_most: int) -> None: ...
         def report(self, now: float) -> None: ...
-        def end(self, left: float) -> None: ...
+        def end(self, left: float, *, bye: bool = True) -> None: ...
         def abandon(self) -> None: ...
 
 
@@ -121,7 +121,7 @@ class UnixRoute:
         """Report drops if nothing else has."""
         self._reported_at = report(self.channel, now, self._reported_at)
 
-    def end(self, left: float) -> None:
+    def end(self, left: float, *, bye: bool = True) -> None:
         """Say bye and close."""
         farewell(self.channel, 0.0)
 
@@ -284,7 +284,7 @@ class UdpRoute:
         self._reported_at = now
         report(self.channel, now, now - REPORT_EVERY)
 
-    def end(self, left: float) -> None:
+    def end(self, left: float, *, bye: bool = True) -> None:
         """Bye on both, with the last numbers."""
         if self._datagrams is not None:
             self._say_bye(self._datagrams)

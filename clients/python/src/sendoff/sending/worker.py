@@ -124,14 +124,17 @@ def _run(ref: weakref.ref[Outbox], waker: Waker, make_poll: Any, sleep: Any) -> 
                 timeout, watch = TROUBLE_PAUSE, ()
             nap = NAP if outbox.route.hands_over else 0.0
             del outbox  # or the thread would keep it alive while asleep
-            _sleep(make_poll, waker, timeout, watch, sleep, nap)
+            doze(make_poll, waker, timeout, watch, sleep, nap)
     finally:
         waker.close()
 
 
-def _sleep(
+def doze(
     make_poll: Any, waker: Waker, timeout: float | None, watch: tuple[tuple[int, bool], ...], sleep: Any, nap: float
 ) -> None:
+    """Sleep at most `timeout` seconds (None: for ever), or until the waker or a descriptor ends it; then `nap` seconds
+    more, so that what comes in meanwhile is done in one go.
+    """
     poll = make_poll()
     if waker.fileno < 0:
         return
