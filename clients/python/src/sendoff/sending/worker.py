@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sendoff.sending.outbox import Outbox
 
-NAP = 0.001
+NAP = 0.002
 """Seconds that the thread leaves to the callers after one has woken it, where they hand everything over: its own work
 would hold up theirs, and so it finds more to do at once.
 """
