@@ -32,7 +32,7 @@ def test_every_test_that_is_named_exists() -> None:
 
 
 def rows() -> Iterator[str]:
-    for heading in ("The application", "The agent", "Delivery", "The gateway"):
+    for heading in ("The application", "Without an agent", "The agent", "Delivery", "The gateway"):
         yield from [line for line in sections(PAGE)[heading].splitlines() if line.startswith("| ")][2:]
 
 
