@@ -250,12 +250,15 @@ async def test_a_peer_that_goes_when_told_so_can_come_again(curve: Scene) -> Non
 
 
 async def test_a_peer_that_chose_its_routing_id_is_cut_off(scene: Scene) -> None:
-    peer = scene.peer("liar", routing_id=b"me")
-    peer.send(hello())
-    await scene.until(lambda: scene.seen.distrusted)
-    await scene.until(lambda: scene.input.open == 0)
-    assert scene.seen.distrusted[0] == ("liar" if scene.curve else "")
+    for chosen in (b"me", b"\0" + b"\x7f" * 4, b"\0\0", b"\0" * 255):
+        peer = scene.peer("liar", routing_id=chosen)
+        peer.send(hello())
+        await scene.until(lambda: scene.seen.distrusted)
+        await scene.until(lambda: scene.input.open == 0)
+        assert scene.seen.distrusted[0] == ("liar" if scene.curve else "", chosen != b"me")
+        scene.seen.distrusted.clear()
     assert not scene.seen.sessions
+    assert not scene.seen.people
 
 
 async def test_nobody_gets_the_answers_of_another_by_taking_its_routing_id(curve: Scene) -> None:

@@ -92,7 +92,8 @@ class Recorder:
         self.lines = lines
         self.sessions: list[Recorded] = []
         self.batches: list[tuple[str, bytes]] = []
-        self.distrusted: list[str] = []
+        self.distrusted: list[tuple[str, bool]] = []
+        self.people: list[str] = []
         self.wait = 0.0
         self.full: float | None = None
 
@@ -109,8 +110,11 @@ class Recorder:
         self.batches.append((user, data))
         return not self.lines
 
-    def distrust(self, user: str, why: str) -> None:
-        self.distrusted.append(user)
+    def met(self, user: str) -> None:
+        self.people.append(user)
+
+    def distrust(self, user: str, why: str, *, forged: bool) -> None:
+        self.distrusted.append((user, forged))
 
 
 class Clock:

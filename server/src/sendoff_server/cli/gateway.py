@@ -29,25 +29,31 @@ def gateway(context: click.Context, config: Path | None) -> None:
     from sendoff_server.process import serve
 
     # Asked before the gateway runs, so that nobody waits for a lock that this process itself holds.
-    anyone_can_send = _has_keys(settings.gateway.data_dir / "gateway")
+    store = settings.gateway.data_dir / "gateway"
+    anyone_can_send = _has_keys(store)
+    unused_port = bool(settings.gateway.zmq.listen) and not _has_keys(store, curve=True)
 
     def announce() -> None:
+        log = logging.getLogger("sendoff_server.gateway")
         if not anyone_can_send:
-            log = logging.getLogger("sendoff_server.gateway")
             log.warning("nobody can send yet: make a key with `sendoff gateway keys create PROJECT`")
+        if unused_port:
+            log.warning("no key for ZeroMQ works yet: make one with `sendoff gateway keys create PROJECT --curve`")
 
     sys.exit(serve(Gateway(settings), drain_s=settings.agent.drain, announce=announce))
 
 
-def _has_keys(store: Path) -> bool:
-    """Whether a key is there that works. A store that cannot be opened is left for the gateway to complain about."""
+def _has_keys(store: Path, *, curve: bool = False) -> bool:
+    """Whether a key is there that works (``curve``: over ZeroMQ).
+
+    A store that cannot be opened is left for the gateway to complain about."""
     import apsw
 
     from sendoff_server.gateway.keys import list_keys
     from sendoff_server.gateway.store.database import StoreError
 
     try:
-        return any(key.revoked is None for key in list_keys(store))
+        return any(key.revoked is None and key.curve >= curve for key in list_keys(store))
     except (StoreError, apsw.Error):
         return True
 

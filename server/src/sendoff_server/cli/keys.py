@@ -16,21 +16,25 @@ from sendoff_server.cli.table import aligned
 
 @click.group()
 def keys() -> None:
-    """Make, list and revoke the keys that agents send with."""
+    """Make, list and revoke the keys that agents and apps send with."""
 
 
 @keys.command()
 @click.argument("project")
+@click.option("--curve", is_flag=True, help="A key for ZeroMQ: the address for an app, url and key for an agent.")
 @config_option
 @json_option
 @click.pass_obj
-def create(outer: Path | None, project: str, config: Path | None, as_json: bool) -> None:
+def create(outer: Path | None, project: str, curve: bool, config: Path | None, as_json: bool) -> None:
     """Make a key for PROJECT, which begins with its first key.
 
-    The key is shown now and never again; the gateway keeps its SHA-256 only.
+    The key is shown now and never again; the gateway keeps its SHA-256 only, or (--curve) its public half.
     """
     from sendoff_server.gateway import keys as store
 
+    if curve:
+        _create_curve(config or outer, project, as_json)
+        return
     folder = _store_folder(config or outer)
     with _refusals():
         key = store.create(folder, project)
@@ -41,6 +45,36 @@ def create(outer: Path | None, project: str, config: Path | None, as_json: bool)
     click.echo(
         f"Put it into the agent's settings, as `key` of [outputs.NAME]. It sends to project {project}.", err=True
     )
+
+
+def _create_curve(config: Path | None, project: str, as_json: bool) -> None:
+    """A gateway that runs has nothing to be told: it looks at the keys twice a second."""
+    from sendoff_server.gateway import keys as store
+    from sendoff_server.gateway.address import public_address
+    from sendoff_server.inputs.keyfile import server_pair
+    from sendoff_server.wire.curve import to_text
+
+    settings = settings_or_exit(config).gateway
+    folder = settings.data_dir / "gateway"
+    with _refusals():
+        where = public_address(settings.zmq.listen, settings.zmq.public)
+        server = to_text(server_pair(folder).public)
+        pair = store.create_curve(folder, project)
+    secret = to_text(pair.secret)
+    app, url = f"zmq+curve://{secret}@{where}?server={server}", f"zmq+curve://{where}?server={server}"
+    if as_json:
+        made = {"project": project, "public": to_text(pair.public), "app": app, "url": url, "key": secret}
+        click.echo(json.dumps(made))
+        return
+    click.echo(app)
+    click.echo(
+        f"\nThat is the address for an app: sendoff.init(that), or $SENDOFF_ADDRESS. It sends to project {project}.\n"
+        f'For an agent instead, in its settings:\n\n    [outputs.NAME]\n    url = "{url}"\n    key = "{secret}"\n\n'
+        "The secret is shown this once.",
+        err=True,
+    )
+    if not settings.zmq.listen:
+        click.echo("gateway.zmq.listen is not set, so this gateway does not take it yet.", err=True)
 
 
 @keys.command("list")
@@ -60,8 +94,10 @@ def list_(outer: Path | None, config: Path | None, as_json: bool) -> None:
     if not found:
         click.echo("no keys yet; make one with `sendoff gateway keys create PROJECT`")
         return
-    rows = [("ID", "PROJECT", "KEY", "MADE", "LAST USED", "REVOKED")]
-    rows += [(str(k.id), k.project, f"{k.hint}…", _when(k.created), _when(k.used), _when(k.revoked)) for k in found]
+    rows = [("ID", "PROJECT", "KEY", "FOR", "MADE", "LAST USED", "REVOKED")]
+    for k in found:
+        way = "ZeroMQ" if k.curve else "HTTP"
+        rows.append((str(k.id), k.project, f"{k.hint}…", way, _when(k.created), _when(k.used), _when(k.revoked)))
     click.echo("\n".join(aligned(rows)))
 
 
@@ -80,7 +116,7 @@ def revoke(outer: Path | None, key_id: int, config: Path | None, as_json: bool) 
     if as_json:
         click.echo(json.dumps({"id": key_id, "revoked": revoked}))
     elif revoked:
-        click.echo(f"key {key_id} is revoked; who still sends with it is refused (403)")
+        click.echo(f"key {key_id} is revoked; who still sends with it is refused")
     else:
         click.echo(
             f"sendoff: there is no key {key_id} that could be revoked; see `sendoff gateway keys list`", err=True
@@ -99,10 +135,11 @@ def _refusals() -> Iterator[None]:
     import apsw
 
     from sendoff_server.gateway.store.database import StoreError
+    from sendoff_server.inputs.contract import InputError
 
     try:
         yield
-    except (ValueError, StoreError, OSError) as error:
+    except (ValueError, StoreError, InputError, OSError) as error:
         click.echo(f"sendoff: {error}", err=True)
         sys.exit(1)
     except apsw.BusyError:

@@ -1,7 +1,7 @@
 """Keys: who may send and look. They work on the store's file beside a running gateway, which asks it on every request.
 
-A key is shown once, when it is made; the store keeps its SHA-256 only. A revoked key keeps its row, so that whoever
-still uses it is told so (403) instead of being a stranger (401).
+A key is shown once, when it is made; the store keeps its SHA-256 only, or, of one for ZeroMQ, its public half. A
+revoked key keeps its row, so that whoever still uses it is told so (403) instead of being a stranger (401).
 """
 
 import hashlib
@@ -11,11 +11,15 @@ import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import apsw
 
 from sendoff_server.gateway.store.database import open_for_writing, transaction
 from sendoff_server.gateway.store.sql import QUERIES
+
+if TYPE_CHECKING:
+    from sendoff_server.wire.curve import Pair
 
 PROJECT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 RESERVED = frozenset({"api", "v1", "static", "healthz", "readyz", "favicon.ico", "robots.txt"})
@@ -24,7 +28,9 @@ RESERVED = frozenset({"api", "v1", "static", "healthz", "readyz", "favicon.ico",
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key as it is listed. Times are Unix ms; ``hint`` is the key's beginning."""
+    """A key as it is listed. Times are Unix ms; ``hint`` is the beginning of the key, or of its public half (``curve``:
+    a key for ZeroMQ).
+    """
 
     id: int
     project: str
@@ -32,6 +38,7 @@ class Key:
     created: int
     used: int | None
     revoked: int | None
+    curve: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,29 +56,44 @@ def create(data_dir: Path, project: str, *, now_ms: int | None = None) -> str:
 
     Raises ``ValueError`` for a project name that cannot be an address, ``StoreError`` when the store cannot be opened.
     """
+    key = "sk_" + secrets.token_urlsafe(32)
+    _add(data_dir, project, key_hash(key), key[:7], _now(now_ms), curve=False)
+    return key
+
+
+def create_curve(data_dir: Path, project: str, *, now_ms: int | None = None) -> "Pair":
+    """As ``create``, for ZeroMQ: the secret of the pair is not kept."""
+    from sendoff_server.wire.curve import make_pair, to_text
+
+    pair = make_pair()
+    _add(data_dir, project, pair.public, to_text(pair.public)[:7], _now(now_ms), curve=True)
+    return pair
+
+
+def _add(data_dir: Path, project: str, known_by: bytes, hint: str, now: int, *, curve: bool) -> None:
     if not PROJECT.fullmatch(project) or project in RESERVED:
         raise ValueError(
             f"project {project!r}: use 1 to 64 of a-z, 0-9, - and _, beginning with a letter or digit, "
             f"and none of {', '.join(sorted(RESERVED))}"
         )
-    key = "sk_" + secrets.token_urlsafe(32)
-    now = _now(now_ms)
     db = open_for_writing(data_dir)
     try:
         with transaction(db):
             db.execute(QUERIES["add_project"], (project, now))
             ((number,),) = db.execute(QUERIES["project_id"], (project,))
-            db.execute(QUERIES["add_key"], (number, key_hash(key), key[:7], now))
+            db.execute(QUERIES["add_key"], (number, known_by, hint, now, curve))
     finally:
         db.close()
-    return key
 
 
 def list_keys(data_dir: Path) -> list[Key]:
     """All keys, oldest first. Raises ``StoreError``."""
     db = open_for_writing(data_dir)
     try:
-        return [Key(*row) for row in db.execute(QUERIES["list_keys"])]
+        return [
+            Key(number, project, hint, created, used, revoked, bool(curve))
+            for number, project, hint, created, used, revoked, curve in db.execute(QUERIES["list_keys"])
+        ]
     finally:
         db.close()
 
@@ -95,6 +117,12 @@ def find(db: apsw.Connection, key: str) -> Holder | None:
         if hmac.compare_digest(stored, presented):
             return Holder(number, project, name, revoked is not None)
     return None
+
+
+def find_curve(db: apsw.Connection) -> dict[bytes, Holder]:
+    """All keys for ZeroMQ that work, by their public halves."""
+    rows = db.execute(QUERIES["curve_keys"])
+    return {public: Holder(number, project, name, revoked=False) for public, number, project, name in rows}
 
 
 def key_hash(key: str) -> bytes:

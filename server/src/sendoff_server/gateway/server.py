@@ -23,6 +23,7 @@ from sendoff_server.gateway.tls import LOOK_EVERY, Certificate
 from sendoff_server.gateway.upkeep import Upkeep
 
 if TYPE_CHECKING:
+    from sendoff_server.gateway.zmq import ZmqPort
     from sendoff_server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Gateway:
         self.addresses: dict[str, str] = {}
         self._waiting: dict[RequestHandler, asyncio.TimerHandle] = {}
         self._store: Store | None = None
+        self._zmq: ZmqPort | None = None
         self._servers: list[asyncio.Server] = []
         self._certificate: Certificate | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -99,6 +101,8 @@ class Gateway:
         self._direct.start()
         self._upkeep.start()
         log.info("gateway listens on %s", self.url)
+        if self._settings.zmq.listen:
+            await self._start_zmq(self._store)
 
     @property
     def url(self) -> str:
@@ -123,6 +127,18 @@ class Gateway:
             await asyncio.sleep(LOOK_EVERY)
             await asyncio.to_thread(certificate.look)
 
+    async def _start_zmq(self, store: Store) -> None:
+        from sendoff_server.gateway.zmq import ZmqPort
+
+        port = ZmqPort(self._settings.zmq, store.folder, store, self._direct, self._ingest, self._running)
+        try:
+            await port.start()
+        except BaseException:
+            await self.stop(0.0)
+            raise
+        self._zmq = port
+        self.addresses["zmq"] = port.input.address
+
     async def stop(self, drain_s: float = 10.0) -> None:
         """Finish what was begun within ``drain_s`` seconds, then close."""
         for server in self._servers:
@@ -132,12 +148,17 @@ class Gateway:
             self._looking.cancel()
         if self._store is None:
             return
+        if self._zmq is not None:
+            self._zmq.pause()
         await self._upkeep.stop()
         if self._runner.server is not None:
             self._runner.server.pre_shutdown()
             await self._runner.server.shutdown(drain_s)
         await self._runner.cleanup()
         await self._direct.stop(drain_s)
+        if self._zmq is not None:
+            await self._zmq.stop(drain_s)
+            self._zmq = None
         self._frames.close()
         for timer in self._waiting.values():
             timer.cancel()

@@ -7,6 +7,7 @@ error, and never a reason to make another.
 import os
 import re
 import secrets
+import stat
 from pathlib import Path
 
 from sendoff_server.inputs.contract import InputError
@@ -34,7 +35,9 @@ def server_pair(folder: Path) -> Pair:
 def read_pair(path: Path) -> Pair:
     """The pair of a file. Raises InputError, or FileNotFoundError."""
     try:
-        text = path.read_text("ascii").strip()
+        with path.open(encoding="ascii") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            text = file.read(1_000).strip()
     except FileNotFoundError:
         raise
     except (OSError, UnicodeDecodeError) as error:
@@ -42,6 +45,11 @@ def read_pair(path: Path) -> Pair:
     if not re.fullmatch(CURVE_KEY, text):
         raise InputError(
             f"{path} holds no key; put the right one back, or remove it and give each client a new address"
+        )
+    if mode & 0o077:
+        raise InputError(
+            f"{path} can be read by others (mode {mode:04o}), who could take the server's place: chmod 600 it. If one "
+            f"of them may have read it, remove it instead, and give each client a new address"
         )
     return pair_of(from_text(text))
 
@@ -52,6 +60,9 @@ def _write(path: Path, text: str) -> None:
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with open(descriptor, "w") as file:
+            owner = path.parent.stat()
+            if os.geteuid() == 0 and owner.st_uid != 0:  # a command of root's for a server that runs as somebody else
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -24,8 +24,12 @@ class Reception(Protocol):
         """A frame of kind batch, as it came; it needs no hello before it. False: batches are not taken here."""
         ...
 
-    def distrust(self, user: str, why: str) -> None:
-        """A peer with this key did what no client does."""
+    def met(self, user: str) -> None:
+        """A connection of this key has said something for the first time."""
+        ...
+
+    def distrust(self, user: str, why: str, *, forged: bool) -> None:
+        """A peer with this key did what no client does; `forged`: nor anybody else who means no harm."""
         ...
 
 

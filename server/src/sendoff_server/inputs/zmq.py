@@ -50,6 +50,9 @@ LATE_AFTER = 2.0
 """Seconds after its end in which what a connection sent before is read: where all was read meanwhile, and at most."""
 RETRY = 0.05
 """Seconds after which a peer that took no answer is tried again."""
+LAST_WORDS_MS = 500
+READ_MOMENT = 0.1
+"""Seconds in which clients read their last answer."""
 UNREAD_SPARE = 8 * 1024 * 1024
 """Bytes of one connection that the kernel may hold, and that its heartbeats may come to in months."""
 UNREAD_OF_ALL = 512 * 1024 * 1024
@@ -170,8 +173,22 @@ class ZmqInput:
 
     def close(self) -> None:
         """End all sessions and stop listening. Twice is fine. Does not wait."""
-        if self._closed:
-            return
+        if not self._closed:
+            self._shut(0)
+            self._context.term()  # no socket is open, none has a linger: returns at once
+
+    async def finish(self) -> None:
+        """As `close`, after the answers that are on their way, for LAST_WORDS_MS at most.
+
+        A moment later: libzmq throws away what its user has not read when it finds a connection closed.
+        """
+        if self._peers:
+            await asyncio.sleep(READ_MOMENT)
+        if not self._closed:
+            self._shut(LAST_WORDS_MS)
+            await asyncio.to_thread(self._context.term)
+
+    def _shut(self, linger: int) -> None:
         self._closed = True
         for peer in list(self._peers.values()):
             self._end(peer)
@@ -182,9 +199,8 @@ class ZmqInput:
             remove_file(self._path, self._inode)
         if self._zap:
             self._zap.close()
-        self._router.close(0)
+        self._router.close(linger)
         self._watch.socket.close(0)
-        self._context.term()  # no socket is open, none has a linger: returns at once
 
     def cut_user(self, user: str) -> int:
         """End all connections of a user whose key is worth nothing any more. How many there were."""
@@ -287,9 +303,12 @@ class ZmqInput:
         self.counts.accepted += 1
         if not self._given_out(identity):
             self.counts.garbage += 1
-            self.reception.distrust(user, "it chose its own routing id, which no client does")
+            forged = identity[:1] == b"\0"  # only libzmq's own begin so
+            self.reception.distrust(user, "it chose its own routing id, which no client does", forged=forged)
             self.cut(peer)
-        elif self._of_user[user] > self._max_of_one or not self._has_room():
+            return peer
+        self.reception.met(user)
+        if self._of_user[user] > self._max_of_one or not self._has_room():
             peer.dismiss(CROWDED)
         return peer
 

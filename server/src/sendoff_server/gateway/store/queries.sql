@@ -1,6 +1,10 @@
 -- find_key: The key of a hash, revoked or not.
 SELECT keys.id, keys.project, projects.name, keys.hash, keys.revoked FROM keys JOIN projects ON projects.id = keys.project
-WHERE keys.hash = ?1;
+WHERE keys.hash = ?1 AND NOT keys.curve;
+
+-- curve_keys: All CURVE keys that work, by their public halves.
+SELECT keys.hash, keys.id, keys.project, projects.name FROM keys JOIN projects ON projects.id = keys.project
+WHERE keys.curve AND keys.revoked IS NULL;
 
 -- touch_key: Remember when a key was last used, at most once a minute.
 UPDATE keys SET used = ?2 WHERE id = ?1 AND (used IS NULL OR used < ?2 - 60000);
@@ -11,11 +15,11 @@ INSERT INTO projects (name, created) VALUES (?1, ?2) ON CONFLICT (name) DO NOTHI
 -- project_id: The number of a project.
 SELECT id FROM projects WHERE name = ?1;
 
--- add_key: A new key, known by its hash.
-INSERT INTO keys (project, hash, hint, created) VALUES (?1, ?2, ?3, ?4);
+-- add_key: A new key, known by its hash, or (CURVE) by its public half.
+INSERT INTO keys (project, hash, hint, created, curve) VALUES (?1, ?2, ?3, ?4, ?5);
 
 -- list_keys: All keys, oldest first.
-SELECT keys.id, projects.name, keys.hint, keys.created, keys.used, keys.revoked
+SELECT keys.id, projects.name, keys.hint, keys.created, keys.used, keys.revoked, keys.curve
 FROM keys JOIN projects ON projects.id = keys.project ORDER BY keys.id;
 
 -- revoke_key: A key loses its power; a second time changes nothing.
