@@ -25,10 +25,12 @@ class Wire:
 
     def __init__(self, project: Project) -> None:
         self.said: list[Json] = []
-        self.closed = False
+        self.closed = self.full = False
         self.session = project.connected("zmq", self)
 
     def reply(self, data: bytes) -> bool:
+        if self.full:
+            return False
         self.said.append(msgspec.json.decode(data))
         return True
 

@@ -211,6 +211,19 @@ async def test_a_slow_disk_holds_no_more_than_the_project_may_have_in_flight(wor
     assert project.allowance.held == 0
 
 
+async def test_a_client_that_takes_no_answer_is_told_to_come_again_once_it_does(world: World) -> None:
+    sender, wire = Sender(), world.connect()
+    wire.send(sender.hello())
+    await wire.heard(ack=0)
+    wire.full = True
+    world.project.rounds.blocked = "for once"
+    wire.send(sender.event())
+    assert wire.said == [{"ack": 0, "n": 0}]
+    wire.full = False
+    wire.session.writable()
+    assert wire.said[1:] == [{"again": 5.0}]
+
+
 async def test_points_wait_for_a_round_and_events_do_not(world: World) -> None:
     sender = Sender()
     wire = world.connect().send(sender.hello(), sender.points(b"a:1|c", 1))
@@ -253,6 +266,19 @@ async def test_clients_that_ended_go_into_totals_and_are_still_known_when_they_c
     again = world.connect().send(sender.hello(1), event, points)
     assert await again.heard(ack=1, n=1)
     assert (await world.events(), await world.sum("a")) == (1, 1)
+
+
+async def test_clients_that_come_back_do_not_make_more_than_may_be_known(world: World) -> None:
+    senders = [Sender() for _ in range(30)]
+    await world.connect().send(senders[0].hello()).heard(ack=0)
+    world.project.clients._most = 10
+    for sender in senders * 2:
+        wire = world.connect().send(sender.hello(), sender.event())
+        await wire.heard(ack=sender.seq)
+        wire.session.ended(orderly=True)
+        world.project.tick()
+        assert len(world.project.clients) <= 11
+    assert await world.events() == 60
 
 
 async def test_a_project_that_nobody_sends_to_is_put_away_and_comes_back(

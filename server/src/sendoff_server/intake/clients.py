@@ -78,7 +78,9 @@ class Clients:
         return len(self._leaving) < MAX_LEAVING and any(client.at_rest for client in oldest)
 
     def adopt(self, state: ClientState, now: float) -> None:
-        """A client that is not known here, but stored."""
+        """A client that is not known here, but stored. Where there is no room for it, somebody gives way."""
+        if len(self._known) >= self._most:
+            self._make_room()
         self._known[state.client] = self._kind.stored(state, now)
 
     def keep(self, now: float) -> list[KeptClient]:

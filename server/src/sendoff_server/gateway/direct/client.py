@@ -42,11 +42,14 @@ class DirectClient(Client):
 
     patience_s: ClassVar[float] = 120.0
     covered: Covered = field(default_factory=Covered)
+    events_stored: int = 0
+    """How many events of it are stored: `state` counts those that wait as well."""
     given: int = 0
     """What number the last entry for a round had that is acknowledged to it."""
 
     def __post_init__(self) -> None:
         self.covered = self.live()
+        self.events_stored = self.state.events
 
     @classmethod
     def unknown(cls, name: str, now_ms: int) -> Self:
@@ -77,17 +80,20 @@ class DirectClient(Client):
         return Covered(self.state.next_n, self.state.points, self.state.gap, holes)
 
     def copy(self, upto: int) -> DirectState:
-        return self.as_of(upto, self.covered)
+        return self.as_of(upto, self.events_stored, self.covered)
 
-    def as_of(self, upto: int, covered: Covered) -> DirectState:
-        """What to store when its frames up to `upto` are stored with it, and of its points what is `covered`."""
+    def as_of(self, upto: int, events: int, covered: Covered) -> DirectState:
+        """What to store when its frames up to `upto` are stored with it, which makes so many events, and of its points
+        what is `covered`.
+        """
         state = Client.copy(self, upto)
         assert isinstance(state, DirectState)
         state.next_n, state.points, state.gap = covered.next_n, covered.points, covered.gap
-        state.holes = list(covered.holes)
+        state.holes, state.events = list(covered.holes), events
         return state
 
     def fold(self, folded: ClientState) -> None:
         Client.fold(self, folded)
+        self.events_stored -= folded.events
         points, gap = self.covered.points - folded.points, self.covered.gap - folded.gap
         self.covered = replace(self.covered, points=points, gap=gap)

@@ -103,7 +103,7 @@ class Project:
         await self.open()
         if not self.clients.knows(name):
             found = await self._store.keys.read(storing.find_client, self.number, name)
-            if found is not None and not self.clients.knows(name):
+            if found is not None and not self.clients.knows(name) and self.clients.has_room:
                 self.clients.adopt(found, self._running())
 
     def has_room(self, name: str) -> bool:

@@ -42,7 +42,8 @@ Tally = Counter[tuple[str, str, str]]
 @dataclass(slots=True)
 class Round:
     """What is stored together. `events`: each with its source. `folded`: clients whose numbers go into the totals of
-    their service. `chored`: it has states or folds that nobody else waits for.
+    their service. `chored`: it has states or folds that nobody else waits for. `uptos`: of each client that has entries
+    here, what it is acknowledged; `sent`: how many of them are events.
     """
 
     number: int
@@ -54,6 +55,7 @@ class Round:
     chored: bool
     keys: set[int]
     uptos: dict[DirectClient, int]
+    sent: Counter[DirectClient]
     covered: dict[DirectClient, Covered]
     entries: int
     size: int
@@ -150,9 +152,10 @@ class Rounds:
         """An event that is acknowledged once it is stored. What is wrong with it, as the store would see it."""
         assert isinstance(client, DirectClient)
         try:
-            self._append(_Entry(check(event.line), client, client.received, event.source))
+            row = check(event.line)
         except LineError as error:
             return str(error)
+        self._append(_Entry(row, client, client.received, event.source))
         return None
 
     def add_unacknowledged(self, event: EventIn) -> None:
@@ -264,6 +267,7 @@ class Rounds:
             covered = {client: client.live() for client in self._pointed}
             self._pointed.clear()
         uptos = {entry.client: entry.upto for entry in entries if entry.client}
+        sent = Counter(entry.client for entry in entries if entry.client and entry.event)
         chores, self.chores = self.chores, Chores()
         newer = {client.state.client for client in (*uptos, *covered)}
         folded = [state for state in chores.folded if state.client not in newer]
@@ -271,8 +275,8 @@ class Rounds:
         changed = [client for client in chores.changed if client.state.client not in names]
         states = []
         for client in dict.fromkeys((*uptos, *covered, *changed)):
-            upto = uptos.get(client, client.state.upto)
-            states.append(client.as_of(upto, covered.get(client, client.covered)))
+            upto, events = uptos.get(client, client.state.upto), client.events_stored + sent[client]
+            states.append(client.as_of(upto, events, covered.get(client, client.covered)))
         self._number += 1
         return Round(
             self._number,
@@ -284,6 +288,7 @@ class Rounds:
             bool(changed or folded),
             chores.keys,
             uptos,
+            sent,
             covered,
             len(entries),
             size,
@@ -321,6 +326,7 @@ class Rounds:
         self._stored_entries += round_.entries
         for client, upto in round_.uptos.items():
             client.state.upto = max(client.state.upto, upto)
+            client.events_stored += round_.sent[client]
         for client, covered in round_.covered.items():
             client.covered = covered
         self._on_stored(round_)

@@ -42,6 +42,7 @@ class DirectSession:
         self._waiting_bytes = 0
         self._deaf = False
         self._over = False
+        self._unsaid: float | None = None
         self.client = ""
 
     def __repr__(self) -> str:
@@ -71,7 +72,7 @@ class DirectSession:
         self.say_later(seconds)
 
     def say_later(self, seconds: float) -> None:
-        self._link.reply(encode_again(seconds))
+        self._unsaid = None if self._link.reply(encode_again(seconds)) else seconds
 
     def failed(self) -> None:
         """A round could not be stored. Who waits for it is told to come again."""
@@ -87,7 +88,9 @@ class DirectSession:
         return client
 
     def writable(self) -> None:
-        if self._inner is not None:
+        if self._unsaid is not None:
+            self.say_later(self._unsaid)
+        elif self._inner is not None:
             self._inner.writable()
 
     def acknowledge(self) -> None:
