@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from bench import backlog, calls, durable, footprint, ingest, isolation, latency, outage, storm, week
+from bench import backlog, calls, durable, footprint, ingest, isolation, latency, outage, sockets, storm, week
 from bench.machine import describe
 
 MEASUREMENTS = {
@@ -18,6 +18,7 @@ MEASUREMENTS = {
     "isolation": isolation.measure,
     "latency": latency.measure,
     "storm": storm.measure,
+    "sockets": sockets.measure,
     "backlog": backlog.measure,
     "outage": outage.measure,
     "week": week.measure,

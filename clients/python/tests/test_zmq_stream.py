@@ -395,3 +395,13 @@ def test_a_process_without_descriptors_is_told_so_and_lives(peer: RouterPeer) ->
     assert "'connected'" in done.stdout, done.stdout
     assert "no descriptors left" in done.stdout
     assert DESCRIPTORS >= 24
+
+
+def test_what_is_ready_is_found_though_another_thread_took_the_edge(peer: RouterPeer) -> None:
+    stream = connect(port_of(peer))
+    heard(stream)
+    stream.job = event(1)
+    assert stream.go_on()
+    until(lambda: stream.due_at is not None and stream.due_at <= time.monotonic(), "the answer, without any descriptor")
+    assert [ack.upto for ack in stream.read()] == [1]
+    stream.close()
