@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from bench import backlog, calls, durable, footprint, ingest, isolation, latency, outage, sockets, storm, week
+from bench import backlog, calls, direct, durable, footprint, ingest, isolation, latency, outage, sockets, storm, week
 from bench.machine import describe
 
 MEASUREMENTS = {
@@ -15,6 +15,7 @@ MEASUREMENTS = {
     "calls": calls.measure,
     "ingest": ingest.measure,
     "durable": durable.measure,
+    "direct": direct.measure,
     "isolation": isolation.measure,
     "latency": latency.measure,
     "storm": storm.measure,

@@ -163,7 +163,7 @@ class Stage:
             capture_output=True,
             text=True,
         )
-        key: str = json.loads(made.stdout)["address" if curve else "key"]
+        key: str = json.loads(made.stdout)["app" if curve else "key"]
         return key
 
     def gateway(self) -> Part:
