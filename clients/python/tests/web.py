@@ -153,7 +153,10 @@ class Web(Peer):
         with self._taking:
             for frames, unit in enumerate(asked.units, 1):
                 self._take(asked.connection, asked.number, frames, unit)
-                client = json.loads(unit.partition(b"\n")[0])["client"]
+                header, _, payload = unit.partition(b"\n")
+                client = json.loads(header)["client"]
+                if frames == 1:  # what lies before was given up by the client
+                    self._upto[client] = max(self._upto.get(client, 0), json.loads(payload)["resume_from"] - 1)
             answer: dict[str, Any] = {"ack": self._upto.get(client, 0), "n": self._next_point(client)}
             answer["refused"] = [{"seq": seq, "reason": reason} for seq, reason in self.refusals.items()]
         return json.dumps(answer).encode()

@@ -30,6 +30,8 @@ PROGRESS = 30.0
 PORTION = 65_536
 PIECE = 262_144
 """Bytes that are encrypted at once: few calls, as each has to get the interpreter's lock back."""
+UNSENT = 131_072
+"""Bytes that the kernel takes beyond what it has sent."""
 READ = 65_536
 READS = 16
 """Reads in one go, so that a talkative peer cannot keep who holds the client's lock."""
@@ -106,6 +108,8 @@ class Connection:
         try:
             self._socket.setblocking(False)
             self._socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+            if hasattr(_socket, "TCP_NOTSENT_LOWAT"):  # so that a slow line is seen to make progress
+                self._socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NOTSENT_LOWAT, UNSENT)
             if hasattr(_socket, "TCP_USER_TIMEOUT"):  # one that has silently gone is noticed as soon as a slow one
                 self._socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_USER_TIMEOUT, int(PROGRESS * 1000))
             self._socket.connect(address)

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 from sendoff import frame
 from sendoff.sending.connection import BadCertificate, Broken, Connection, Place
 from sendoff.sending.contract import Answered, Gone
 from sendoff.sending.http_answer import Answer, AnswerError
+from sendoff.sending.http_body import Body, Limits
 from sendoff.sending.proxy import Proxy, proxy_for
 from sendoff.sending.verdict import SET_UP_WRONG, TOO_MUCH, judge, no_gateway
 from sendoff.version import __version__
@@ -28,14 +30,6 @@ if TYPE_CHECKING:
     from sendoff.sending.contract import Job
     from sendoff.settings import Address
 
-FRAMES = 1_000
-"""Frames in one request at most, beside the hello."""
-SIZE = 4_194_304 - 65_536
-"""Bytes in one request at most, before compression: what does not get smaller must fit as well."""
-LEVEL = 3
-"""Of gzip. On frames like those of applications 1, 2 and 3 cost the same, 6 twice as much for 5 % less."""
-TINY = 512
-"""Bytes below which compressing (some 50 µs whatever it is) saves less than a packet's head."""
 ANSWER = 60.0
 """Seconds from when the request is out to when the whole answer must be there."""
 IDLE = 50.0
@@ -44,36 +38,6 @@ OLDEST = 600.0
 """Seconds after which a connection gives way to a new one, so that a gateway that has moved is found."""
 SESSION = 3_600.0
 """Seconds for which a session of TLS spares the next connection the look at the certificate."""
-PATIENCE = 64
-"""Requests that must go well until larger ones are tried again."""
-
-
-class Limits:
-    """How much one request takes. Halved when one is refused as too much, doubled after many that were not."""
-
-    __slots__ = ("_good", "frames", "size")
-
-    def __init__(self) -> None:
-        self.frames = FRAMES
-        self.size = SIZE
-        self._good = 0
-
-    def refused(self, frames: int, size: int) -> None:
-        """A request of so much was refused."""
-        self.frames = max(1, min(self.frames, frames) // 2)
-        self.size = max(1, min(self.size, size) // 2)
-        self._good = 0
-
-    def taken(self) -> None:
-        """A request was taken."""
-        self._good += 1
-        if self._good >= PATIENCE:
-            self._good = 0
-            self.frames = min(FRAMES, self.frames * 2)
-            self.size = min(SIZE, self.size * 2)
-
-    def __repr__(self) -> str:
-        return f"Limits(frames={self.frames}, size={self.size})"
 
 
 class HttpsOpener:
@@ -97,7 +61,7 @@ class HttpsOpener:
         peer = f"the proxy {self._proxy.place}" if self._proxy else where
         self.place = Place(host, where, peer, self._proxy.request(where) if self._proxy else b"")
         name = where.removesuffix(":443" if address.scheme == "https" else ":80")
-        self.head = (
+        self._head = (
             f"POST {address.prefix}/v1/frames HTTP/1.1\r\nHost: {name}\r\nAuthorization: Bearer {self.key}\r\n"
             "Content-Type: application/vnd.sendoff.frames\r\nAccept-Encoding: identity\r\n"
             f"User-Agent: sendoff-python/{__version__}\r\n"
@@ -136,6 +100,12 @@ class HttpsOpener:
             kept.farewell()
             kept = None
         return Request(self, host, family, kept or self.connect(host, family, now))
+
+    def request(self, body: Body) -> bytes:
+        """Head and body as they are sent."""
+        data = body.data or b""
+        head = f"Content-Encoding: {body.encoding}\r\nContent-Length: {len(data)}\r\n\r\n"
+        return b"".join((self._head, head.encode(), data))
 
     def connect(self, host: str, family: int, now: float) -> Connection:
         """Begin a new connection. Raises `Gone`."""
@@ -192,11 +162,10 @@ class Request:
         "_connection",
         "_end",
         "_family",
-        "_frames",
         "_host",
         "_opener",
         "_rest",
-        "_size",
+        "_whole",
         "job",
     )
 
@@ -205,11 +174,11 @@ class Request:
         self._host = host
         self._family = family
         self._connection = connection
-        self._frames: list[bytes] = []
-        self._size = 0
-        self._body: bytes | None = None
-        """What is sent, head and all, once nothing more goes in."""
+        self._body = Body()
+        self._whole = b""
+        """Head and body, once that is packed."""
         self._rest = memoryview(b"")
+        """What of that is not written."""
         self._answer = Answer()
         self._answer_by: float | None = None
         self._end: Gone | None = None
@@ -219,30 +188,14 @@ class Request:
         """Take the job's frame into the request. False once that is full, or on its way."""
         if self._end is not None:
             raise self._end
-        job = self.job
-        if job is None or (self._frames and self._frames[-1] is job.frame):
-            return True
-        if self._body is not None:
-            return False
-        size, limits = self._size + 4 + len(job.frame), self._opener.limits
-        if len(self._frames) > 1 and (len(self._frames) > limits.frames or size > limits.size):
-            return False
-        self._size = size
-        self._frames.append(job.frame)
-        return True
+        return self.job is None or self._body.add(self.job.frame, self._opener.limits)
 
     def ship(self) -> None:
         """Close the request, and begin to write it."""
         if self._end is not None:
             raise self._end
-        if self._body is None and self._frames:
-            data = b"".join(part for each in self._frames for part in (len(each).to_bytes(4, "little"), each))
-            encoding = "identity" if len(data) < TINY else "gzip"
-            if encoding == "gzip":
-                data = _gzip(data)
-            head = f"Content-Encoding: {encoding}\r\nContent-Length: {len(data)}\r\n\r\n".encode()
-            self._body = self._opener.head + head + data
-            self._rest = memoryview(self._body)
+        if not self._body.sealed and self._body.frames:
+            self._body.seal()
             self._drive(time.monotonic())
 
     def read(self) -> list[Ack]:
@@ -250,7 +203,7 @@ class Request:
         if self._end is not None:
             raise self._end
         now = time.monotonic()
-        if self._body is None:
+        if not self._body.sealed:
             self._connection.advance(now)
             return []
         self._drive(now)
@@ -268,7 +221,7 @@ class Request:
     @property
     def due_at(self) -> float | None:
         """The next deadline, or at once if the request is over."""
-        if self._end is not None or self._answer.done:
+        if self._end is not None or self._answer.done or (self._body.sealed and not self._whole):
             return 0.0
         return self._answer_by if self._answer_by is not None else self._connection.due_at
 
@@ -292,6 +245,11 @@ class Request:
     # From here on: the request on its way.
 
     def _drive(self, now: float) -> None:
+        if not self._whole:
+            if not self._body.pack():
+                return
+            self._whole = self._opener.request(self._body)
+            self._rest = memoryview(self._whole)
         try:
             self._exchange(now)
         except BadCertificate:
@@ -305,7 +263,7 @@ class Request:
             self._connection.close()
             self._connection = self._opener.connect(self._host, self._family, now)
             self._answer, self._answer_by = Answer(), None
-            self._rest = memoryview(self._body or b"")
+            self._rest = memoryview(self._whole)
             self._exchange(now)
 
     def _exchange(self, now: float) -> None:
@@ -316,7 +274,9 @@ class Request:
             while self._rest and (count := connection.write(self._rest, now)):
                 self._rest = self._rest[count:]
         except Broken:
-            self._read_answer()  # it may have said why
+            if connection.stage == "open":
+                with suppress(Broken):
+                    self._read_answer()  # it may have said why
             raise
         self._read_answer()
         if self._answer.done:
@@ -354,19 +314,12 @@ class Request:
             return ack
         gone = judge(answer, opener.place.where, opener.key, time.time())
         if answer.status in TOO_MUCH:
-            gone.blames = len(self._frames) == 2
-            opener.limits.refused(len(self._frames) - 1, self._size)
+            gone.blames = self._body.frames == 2
+            opener.limits.refused(self._body.frames - 1, self._body.size)
         raise gone
 
     def __repr__(self) -> str:
-        return f"Request({self._connection}, frames={len(self._frames)}, size={self._size}, {self._answer})"
-
-
-def _gzip(data: bytes) -> bytes:
-    import zlib
-
-    packer = zlib.compressobj(LEVEL, zlib.DEFLATED, 31)
-    return packer.compress(data) + packer.flush()
+        return f"Request({self._connection}, {self._body}, {self._answer})"
 
 
 def _context() -> ssl.SSLContext:

@@ -87,6 +87,7 @@ class Outbox:
         self._alone_from = float("inf")
         self._turned: tuple[float | None, Watch] = (None, ())
         self._last_stats: dict[str, object] = {}
+        self._take_stock()  # for who asks while the lock is held for longer than that waits
 
     # From here on: on the callers' threads.
 
