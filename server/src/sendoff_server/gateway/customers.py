@@ -155,6 +155,7 @@ class Customers:
         elif customer.batches and customer.batches + len(data) > BATCHES_HELD:
             self._put_off(link, customer, frame)
         else:
+            customer.batches += len(frame.payload)
             task = asyncio.create_task(self._answer(link, customer, frame), name=f"batch of key {user}")
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
@@ -171,12 +172,10 @@ class Customers:
         link.reply(encode_problem(frame.batch, problem.as_json(), problem.headers.get("Retry-After")))
 
     async def _answer(self, link: Link, customer: Customer, frame: BatchFrame) -> None:
-        size = len(frame.payload)
-        customer.batches += size
         try:
             link.reply(await batch_frames.answer(self._ingest, customer.holder, frame))
         finally:
-            customer.batches -= size
+            customer.batches -= len(frame.payload)
 
     async def finish(self, seconds: float) -> None:
         """Wait for batches that are on their way."""

@@ -91,7 +91,8 @@ class Zap:
             code, text = b"400", b"unknown key"
             self._refuse(key, address.decode(errors="replace"))
         else:
-            code, text = b"300", b"later"
+            # 300 is the code for this, but libzmq then keeps the connection, silent, until its handshake is overdue.
+            code, text = b"500", b"later"
             self.later += 1
         answer = [asker, b"", version, number, code, text, (user or "").encode(), b""]
         try:

@@ -119,7 +119,9 @@ class Port:
         if broken.refused == 400:
             return Trouble(explain_status(401, KEY_REFUSED, self.url), 401, reached=False)
         if broken.refused:
-            return Trouble(explain_status(503, "it cannot look keys up", self.url), 503, reached=False)
+            return Trouble(
+                explain_status(503, "it lets this key make no more connections for now", self.url), 503, reached=False
+            )
         if broken.late:
             words = f"{self._where} did not agree on keys within {self._connect_s:g} s: is it overloaded?"
             return Trouble(await diagnose(host, self._port, self._where, curve=words), reached=False)

@@ -78,6 +78,8 @@ class Monitor:
             self.over = True
             raise Answered("everything went out")
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            if value != 400:  # the code of ZAP for a key that is not known
+                raise Gone(f"{self.where} lets this key make no more connections for now", wait=UNKNOWN_KEY)
             raise Gone(f"{self.where} does not know this key, or it was revoked", wait=UNKNOWN_KEY)
         elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             raise Gone(self._how_it_differs(value))
