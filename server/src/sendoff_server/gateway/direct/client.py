@@ -8,6 +8,10 @@ from sendoff_server.intake.client import LIVE, MAX_REFUSED, TAIL_UNKNOWN, Client
 from sendoff_server.spool import ClientState
 
 
+PATIENCE_S = 120.0
+"""How long points that were overtaken may still come before they count as a gap."""
+
+
 @dataclass(slots=True)
 class DirectState(ClientState):
     """As it is stored, with the points that were missing then and may still come: from, up to."""
@@ -40,7 +44,7 @@ class DirectClient(Client):
     again until it is acknowledged: hence the patience.
     """
 
-    patience_s: ClassVar[float] = 120.0
+    patience_s: ClassVar[float] = PATIENCE_S
     covered: Covered = field(default_factory=Covered)
     events_stored: int = 0
     """How many events of it are stored: `state` counts those that wait as well."""
