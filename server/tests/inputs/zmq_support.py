@@ -15,7 +15,7 @@ import zmq
 from sendoff_server.inputs.router import Curve
 from sendoff_server.inputs.sockets import listen_ip, listen_unix
 from sendoff_server.inputs.zmq import ZmqInput
-from sendoff_server.wire.frame import Frame, FrameError, Item, Lines
+from sendoff_server.wire.frame import MAX_UNIT, Frame, FrameError, Item, Lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,7 +128,9 @@ class Clock:
 class Scene:
     """An input of the agent's kind (`lines`), or of the gateway's with CURVE; and its peers."""
 
-    def __init__(self, folder: Path, scheme: str = "ipc", limits: dict[str, int] = MANY, **more: int) -> None:
+    def __init__(
+        self, folder: Path, scheme: str = "ipc", limits: dict[str, int] = MANY, max_message: int = MAX_UNIT
+    ) -> None:
         self.curve = scheme == "curve"
         self.seen = Recorder(lines=not self.curve)
         self.clock = Clock()
@@ -150,7 +152,7 @@ class Scene:
             curve=curve,
             max_peers=limits["in_all"],
             max_peers_of_one=limits["of_one"],
-            **more,
+            max_message=max_message,
         )
         self.input.start()
         self.context: zmq.Context[Socket] = zmq.Context()

@@ -6,27 +6,34 @@ spool's, what goes out the delivery's.
 
 import asyncio
 import logging
-import os
 import socket
 import time
 from collections.abc import Callable, Sequence
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sendoff_server.agent.backlog import Backlog
 from sendoff_server.agent.chores import Chores
 from sendoff_server.agent.control import Control, Reload
 from sendoff_server.agent.handover import State, pack
-from sendoff_server.agent.place import limits_of, open_there
+from sendoff_server.agent.place import control_path, limits_of, open_there
 from sendoff_server.agent.rates import Rates
 from sendoff_server.agent.status import Status
 from sendoff_server.agent.web import Web
 from sendoff_server.agent.windows import Windows
 from sendoff_server.aggregate import Limits, make_core
 from sendoff_server.delivery import Delivery
-from sendoff_server.inputs import DatagramInput, Inherited, InputError, StreamInput, assign, give_up, go_on, open_inputs
-from sendoff_server.inputs.sockets import default_unix_path
+from sendoff_server.inputs import (
+    DatagramInput,
+    Inherited,
+    Input,
+    StreamInput,
+    assign,
+    give_up,
+    go_on,
+    open_inputs,
+)
 from sendoff_server.intake.clients import Clients
 from sendoff_server.intake.commit import Committer
 from sendoff_server.intake.intake import Intake
@@ -37,6 +44,9 @@ from sendoff_server.process import Handover, Refused
 from sendoff_server.settings import Settings
 from sendoff_server.spool import OutputSpec, Spool
 from sendoff_server.version import __version__
+
+if TYPE_CHECKING:
+    from sendoff_server.inputs.zmq_port import ZmqPort
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +62,8 @@ LAST_WORD_S = 2.0
 
 SETTLE_S = 3.0
 """How long a reload may wait for the disk, with nothing being read, before it is refused."""
+HEAR_S = 1.5
+"""How long what ZeroMQ has read may take to be heard: it lies in this process, and would go with it."""
 HAND_OVER_S = 0.3
 """How long requests under way may go on then; what they carried is sent again under the same id."""
 
@@ -82,7 +94,7 @@ class Agent:
         self._reload = reload
         self._clock = clock
         self._running = running
-        self._inputs: list[StreamInput | DatagramInput] = []
+        self._inputs: list[Input] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticking = asyncio.Lock()
         self._kernel_dropped_at: dict[str, float] = dict(before.kernel_dropped_at) if before else {}
@@ -149,14 +161,16 @@ class Agent:
         )
         books = await spool.books()
         self.intake.know_sources({*(book.source for book in books.events), *(book.source for book in books.points_in)})
-        self._inputs = open_inputs(settings.inputs, self.intake, self._running, inherited)
+        self._inputs = open_inputs(settings.inputs, self.intake, self._running, inherited, folder=spool.path)
         self.rates = Rates(self._running)
         self.status_of = Status(self, spool, self._inputs, self._settings)
         control = Control(spool, self.committer, self.delivery.wake, self._reload)
         self._web = Web(self.status_of, control)
         self.rates.note(self.status_of.totals())
         self.addresses = {each.name: each.address for each in self._inputs}
-        self.addresses |= await self._web.start(settings.web.listen, self._control_path(), inherited)
+        self.addresses |= await self._web.start(
+            settings.web.listen, control_path(self.addresses.get("unix"), settings.inputs.unix.path), inherited
+        )
         self._spawn(self.committer.run(), "commit")
         self._spawn(self._tick_for_ever(), "tick")
         self._spawn(Backlog(spool, make_core(limits).merge, self._running).run(), "backlog")
@@ -170,16 +184,6 @@ class Agent:
                 "reloaded: version %s goes on after %s; nothing was read for %d ms", __version__, before.code, waited
             )
         self.phase = "running"
-
-    def _control_path(self) -> Path | None:
-        """Beside the Unix input's socket, or where that would be."""
-        path = self._settings.inputs.unix.path
-        try:
-            beside = self.addresses.get("unix") or path or default_unix_path(os.environ, os.getuid())
-        except InputError as error:
-            log.warning("no control socket: %s", error)
-            return None
-        return Path(beside).with_name("control.sock")
 
     def _spawn(self, work: Any, name: str) -> None:
         self._tasks.add(asyncio.create_task(work, name=name))
@@ -218,10 +222,10 @@ class Agent:
         """What happens once a second. First what only this process needs, then what waits for the disk."""
         async with self._ticking:
             for each in self._inputs[:]:
-                if isinstance(each, StreamInput):
-                    each.sweep()
-                else:
+                if isinstance(each, DatagramInput):
                     self._poll_kernel(each)
+                else:
+                    each.sweep()
                 if each.over:
                     self._inputs.remove(each)
             self.clients.tick(self._running(), self._kernel_dropped_at)
@@ -239,7 +243,7 @@ class Agent:
 
     def _on_pressure(self, pressed: bool) -> None:
         for each in self._inputs:
-            if isinstance(each, StreamInput) and self.phase in ("starting", "running"):
+            if not isinstance(each, DatagramInput) and self.phase in ("starting", "running"):
                 if pressed:
                     each.pause()
                 else:
@@ -270,12 +274,14 @@ class Agent:
         for each in self._inputs:
             each.hold()
         try:
+            ahead = [each for each in self._inputs if not isinstance(each, StreamInput | DatagramInput)]
+            await self._drain(ahead, self._running() + HEAR_S)
             await self._store_in_time()
         except BaseException:
             self.phase = "running"
             for each in self._inputs:
                 each.go_on()
-                if isinstance(each, StreamInput) and not self.committer.pressed:
+                if not isinstance(each, DatagramInput) and not self.committer.pressed:
                     each.resume()
             raise
 
@@ -353,7 +359,7 @@ class Agent:
 
     async def _read_the_rest(self, until: float) -> None:
         """Read and store, a piece at a time, what the kernel holds: of a client that has died nobody else has it."""
-        streams = []
+        streams: list[StreamInput | ZmqPort] = []
         for each in self._inputs:
             if isinstance(each, DatagramInput):
                 each.drain(self._for_a_while())
@@ -363,6 +369,9 @@ class Agent:
                 each.stop_accepting()
                 each.last_call()  # from now on it is read here only; acknowledgements still go out
                 streams.append(each)
+        await self._drain(streams, until)
+
+    async def _drain(self, streams: "Sequence[StreamInput | ZmqPort]", until: float) -> None:
         while True:
             may_go_on = self._for_a_while()
             left = [each for each in streams if not each.drain(may_go_on)]
@@ -371,6 +380,7 @@ class Agent:
                 return
             if not left or self._running() >= until:
                 return
+            await asyncio.sleep(0.001)  # for who writes what is to be read
 
     def _for_a_while(self) -> Callable[[], bool]:
         """Tells how long a flood may be read without a pause: the loop hears nothing else meanwhile."""

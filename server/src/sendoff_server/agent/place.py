@@ -1,11 +1,14 @@
-"""Where the spool is: where the settings say, or, if a run that goes on cannot have that, where it was."""
+"""Where the spool is: where the settings say, or, if a run that goes on cannot have that, where it was; and control."""
 
 import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from sendoff_server.agent.handover import State
+from sendoff_server.inputs import InputError
+from sendoff_server.inputs.sockets import default_unix_path
 from sendoff_server.settings import SpoolSettings
 from sendoff_server.spool import ClassLimit, Spool, SpoolError, SpoolLimits
 
@@ -38,3 +41,13 @@ def limits_of(spool: SpoolSettings) -> SpoolLimits:
         ClassLimit(metrics.limit, metrics.age, metrics.when_full),
         spool.receipts,
     )
+
+
+def control_path(listens: str | None, configured: Path | Literal[False] | None) -> Path | None:
+    """Where the control socket is: beside the Unix input's socket, or where that would be."""
+    try:
+        beside = listens or configured or default_unix_path(os.environ, os.getuid())
+    except InputError as error:
+        log.warning("no control socket: %s", error)
+        return None
+    return Path(beside).with_name("control.sock")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from sendoff_server.inputs import DatagramInput, StreamInput
+from sendoff_server.inputs import DatagramInput, Input
 from sendoff_server.ledger import Books
 from sendoff_server.settings import Settings
 from sendoff_server.spool import Spool
@@ -63,9 +63,7 @@ KEYS = {
 class Status:
     """Reads the agent's parts. Made once they are all there."""
 
-    def __init__(
-        self, agent: "Agent", spool: Spool, inputs: Sequence[StreamInput | DatagramInput], settings: Settings
-    ) -> None:
+    def __init__(self, agent: "Agent", spool: Spool, inputs: Sequence[Input], settings: Settings) -> None:
         self._agent = agent
         self._spool = spool
         self._inputs = inputs
@@ -152,7 +150,7 @@ class Status:
             else None,
         }
 
-    def _input(self, each: StreamInput | DatagramInput) -> dict[str, Any]:
+    def _input(self, each: Input) -> dict[str, Any]:
         intake = self._agent.intake
         shown: dict[str, Any] = {
             "name": each.name,
@@ -163,10 +161,10 @@ class Status:
             "lines": intake.lines[each.name],
             "refused_frames": dict(intake.refused.get(each.name, {})),
         }
-        if isinstance(each, StreamInput):
-            shown |= {"open": each.open, "half_read_bytes": each.pending, "reading": not self._agent.committer.pressed}
-        else:
+        if isinstance(each, DatagramInput):
             shown["receive_buffer"] = each.receive_buffer
+        else:
+            shown |= {"open": each.open, "half_read_bytes": each.pending, "reading": not self._agent.committer.pressed}
         return shown
 
     def _clients(self) -> list[dict[str, Any]]:

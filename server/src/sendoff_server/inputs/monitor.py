@@ -82,8 +82,11 @@ class Watch:
             connection.gone_at = now
         return connection
 
-    def cut(self, connection: Connection, now: float) -> list[Connection]:
-        """End a connection: libzmq finds it closed, and says so. What `read` found meanwhile."""
+    def cut(self, connection: Connection, now: float, how: int = socket.SHUT_RDWR) -> list[Connection]:
+        """End a connection: libzmq finds it closed, and says so. What `read` found meanwhile.
+
+        With `SHUT_RD` it is read to its end before, and by a Unix socket its peer can write no more.
+        """
         if (sock := self._duplicate(connection)) is None:
             return []
         connection.is_cut = True
@@ -91,7 +94,7 @@ class Watch:
             gone = self.read(now)
             if connection.gone_at is None:
                 with suppress(OSError):  # its peer was faster
-                    sock.shutdown(socket.SHUT_RDWR)
+                    sock.shutdown(how)
         return gone
 
     def received(self, connection: Connection) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Union
 
 from sendoff_server.inputs.contract import InputError, Intake
 from sendoff_server.inputs.datagram import DatagramInput
@@ -24,9 +25,12 @@ from sendoff_server.inputs.sockets import (
 from sendoff_server.inputs.stream import StreamInput
 from sendoff_server.settings import InputsSettings
 
+if TYPE_CHECKING:
+    from sendoff_server.inputs.zmq_port import ZmqPort
+
 log = logging.getLogger(__name__)
 
-Input = StreamInput | DatagramInput
+Input = Union[StreamInput, DatagramInput, "ZmqPort"]
 STREAMS, DATAGRAMS = ("unix", "tcp"), ("unix_datagram", "udp")
 
 
@@ -44,9 +48,16 @@ class _Wanted:
 
 
 def open_inputs(
-    settings: InputsSettings, intake: Intake, clock: Callable[[], float], inherited: Inherited | None = None
+    settings: InputsSettings,
+    intake: Intake,
+    clock: Callable[[], float],
+    inherited: Inherited | None = None,
+    *,
+    folder: Path = Path(),
 ) -> list[Input]:
     """Open every socket that the settings ask for, or take the one that is there. Raises InputError, with all closed.
+
+    `folder`: of the agent's data, where its key for ZeroMQ is.
 
     Of a run that goes on, an address that cannot be had is no reason to end: it is said, and the old one stays.
     """
@@ -59,6 +70,8 @@ def open_inputs(
                 if _is_to_be_tended(sock, kept):
                     wanted.tend(sock)
                 made.append(_input(sock, kept, intake, clock))
+        if settings.zmq.listen:
+            made += _zmq(settings, intake, clock, inherited, folder)
     except BaseException:
         for each in made:
             each.close()
@@ -112,11 +125,11 @@ def give_up(inputs: list[Input]) -> tuple[list[KeptSocket], list[KeptConnection]
     """Everything that inputs which were told to `hold` have, for another run to go on with."""
     sockets, connections = [], []
     for each in inputs:
-        if isinstance(each, StreamInput):
+        if isinstance(each, DatagramInput):
+            kept = each.give_up()
+        else:
             kept, open_now = each.give_up()
             connections += open_now
-        else:
-            kept = each.give_up()
         if kept.descriptor >= 0:
             sockets.append(kept)
     return sockets, connections
@@ -162,13 +175,35 @@ def _all_wanted(settings: InputsSettings, inherited: Inherited) -> Iterator[_Wan
     )
 
 
-def _wanted_unix(name: str, path: Path | None, kind: socket.SocketKind, mode: int) -> _Wanted:
+def _wanted_unix(name: str, path: Path | None, kind: socket.SocketKind, mode: int, setting: str = "") -> _Wanted:
     def open_new() -> socket.socket:
         assert path is not None
         make_directory(path, mode=mode)
-        return listen_unix(path, kind, mode, f"inputs.{name}.path")
+        return listen_unix(path, kind, mode, setting or f"inputs.{name}.path")
 
     return _Wanted(name, str(path or ""), open_new, lambda sock: Path(shown(sock)).chmod(mode))
+
+
+def _zmq(
+    settings: InputsSettings, intake: Intake, clock: Callable[[], float], inherited: Inherited, folder: Path
+) -> "list[ZmqPort]":
+    """The ZeroMQ input; none where a run that goes on cannot have it. Raises InputError."""
+    from sendoff_server.inputs.zmq_port import ZmqPort, curve_of  # most agents need no ZeroMQ
+
+    scheme, _, place = settings.zmq.listen.partition("://")
+    if scheme == "ipc":
+        wanted = _wanted_unix("zmq", Path(place), socket.SOCK_STREAM, int(settings.zmq.mode, 8), "inputs.zmq.listen")
+    else:
+        open_new = partial(listen_ip, place, socket.SOCK_STREAM, "inputs.zmq.listen")
+        wanted = _Wanted("zmq", place, open_new, lambda sock: None)
+    curve = curve_of(settings.zmq.clients, folder)
+    if (found := find(wanted.name, wanted.setting, wanted.open, inherited)) is None:
+        return []
+    sock, kept = found
+    if _is_to_be_tended(sock, kept):
+        wanted.tend(sock)
+    path = Path(kept.setting) if sock.family == socket.AF_UNIX and kept.ours else None
+    return [ZmqPort("zmq", sock, intake, clock, curve=curve, path=path, kept=kept)]
 
 
 def _is_to_be_tended(sock: socket.socket, kept: KeptSocket) -> bool:
@@ -176,7 +211,9 @@ def _is_to_be_tended(sock: socket.socket, kept: KeptSocket) -> bool:
     return sock.family != socket.AF_UNIX or (kept.ours and inode_of(Path(kept.setting)) == kept.inode)
 
 
-def _input(sock: socket.socket, kept: KeptSocket, intake: Intake, clock: Callable[[], float]) -> Input:
+def _input(
+    sock: socket.socket, kept: KeptSocket, intake: Intake, clock: Callable[[], float]
+) -> StreamInput | DatagramInput:
     path = Path(kept.setting) if sock.family == socket.AF_UNIX and kept.ours else None
     if kept.name in STREAMS:
         return StreamInput(kept.name, sock, intake, clock, path=path, kept=kept)

@@ -75,6 +75,7 @@ class ZmqInput:
         max_message: int = MAX_UNIT,
         max_peers: int = MAX_PEERS,
         max_peers_of_one: int = MAX_PEERS_OF_ONE,
+        keep_file: bool = False,
     ) -> None:
         require(curve=curve is not None)
         self.name = name
@@ -87,7 +88,7 @@ class ZmqInput:
         self._max_of_one = max_peers_of_one
         self._max_unread = HIGH_WATER * MAX_UNIT + 2 * max_message + UNREAD_SPARE
         self._curve = curve is not None
-        self._path = Path(self.address) if sock.family == socket.AF_UNIX else None
+        self._path = Path(self.address) if sock.family == socket.AF_UNIX and not keep_file else None
         self._inode = inode_of(self._path)
         self._peers: dict[bytes, Peer] = {}
         self._of_user: Counter[str] = Counter()
@@ -201,6 +202,16 @@ class ZmqInput:
             self._zap.close()
         self._router.close(linger)
         self._watch.socket.close(0)
+
+    def last_call(self) -> bool:
+        """Let those who are connected write no more; `drain` reads what they could until now. False: nobody is left.
+
+        Who connects later is accepted still: libzmq cannot listen no more without ending all connections.
+        """
+        self._ended.extend(self._watch.read(self.clock()))
+        for connection in list(self._watch.live.values()):
+            self._ended.extend(self._watch.cut(connection, self.clock(), socket.SHUT_RD))
+        return bool(self._watch.live)
 
     def cut_user(self, user: str) -> int:
         """End all connections of a user whose key is worth nothing any more. How many there were."""
