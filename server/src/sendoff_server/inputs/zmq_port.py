@@ -162,7 +162,10 @@ class _Reception:
     def batch(self, link: Link, user: str, data: bytes) -> bool:
         return False
 
-    def distrust(self, user: str, why: str) -> None:
+    def met(self, user: str) -> None:
+        """Who is there is seen by the clients."""
+
+    def distrust(self, user: str, why: str, *, forged: bool) -> None:
         self._distrusted += 1
         if self._distrusted & (self._distrusted - 1) == 0:  # said at 1, 2, 4, 8 …
             log.warning("input %s: a peer %s was cut off: %s", self._name, user, why)
