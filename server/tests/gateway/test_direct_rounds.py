@@ -46,6 +46,18 @@ async def test_what_comes_before_a_hello_is_answered_by_again_and_not_looked_at(
     assert lines.said == [{"again": 0}]
 
 
+async def test_what_waits_for_the_store_to_say_who_is_there_counts_as_taken_in(world: World) -> None:
+    go_on = asyncio.get_running_loop().create_future()
+    world.store.writer.submit(lambda db: asyncio.run_coroutine_threadsafe(_wait(go_on), go_on.get_loop()).result(10))
+    sender, wire = Sender(), world.connect()
+    wire.send(sender.hello(), sender.event(text="x" * 10_000))
+    assert world.project.allowance.held > 10_000
+    wire.send(*(sender.event(text="x" * 200_000) for _ in range(15)))
+    assert wire.said == [{"again": 1.0}]
+    assert world.project.allowance.held == 0
+    go_on.set_result(None)
+
+
 async def test_lines_after_a_hello_are_points_of_nobody(world: World) -> None:
     sender, wire = Sender(), world.connect()
     wire.send(sender.hello())

@@ -7,7 +7,6 @@ from typing import ClassVar, Self
 from sendoff_server.intake.client import LIVE, MAX_REFUSED, TAIL_UNKNOWN, Client, Hole
 from sendoff_server.spool import ClientState
 
-
 PATIENCE_S = 120.0
 """How long points that were overtaken may still come before they count as a gap."""
 

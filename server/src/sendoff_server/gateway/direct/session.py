@@ -9,6 +9,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from sendoff_server.gateway.direct.client import DirectClient
+from sendoff_server.gateway.direct.rounds import ENTRY_COSTS
 from sendoff_server.gateway.store import Busy, DiskFailed
 from sendoff_server.inputs import Link
 from sendoff_server.inputs.kept import KeptSession
@@ -68,7 +69,7 @@ class DirectSession:
     def later(self, seconds: float) -> None:
         """Nothing more is taken on this connection: tell the client to come again after so many seconds."""
         self._deaf = True
-        self._waiting.clear()
+        self._let_go()
         self.say_later(seconds)
 
     def say_later(self, seconds: float) -> None:
@@ -134,7 +135,7 @@ class DirectSession:
             log.exception("a client cannot be let in")
             self._fail(BLOCKED_S)
         else:
-            items, self._waiting = self._waiting, []
+            items = self._let_go()
             if not self._deaf:
                 self._begin(items)
             elif self._over:
@@ -160,8 +161,16 @@ class DirectSession:
 
     def _wait(self, item: Item) -> None:
         size = len(item.payload) if isinstance(item, Frame) else len(item.data) if isinstance(item, Lines) else 0
-        self._waiting_bytes += size
-        if len(self._waiting) >= WAIT_ITEMS or self._waiting_bytes > WAIT_BYTES:
+        size += ENTRY_COSTS
+        if len(self._waiting) >= WAIT_ITEMS or self._waiting_bytes + size > WAIT_BYTES:
             self.later(1.0)
         else:
             self._waiting.append(item)
+            self._waiting_bytes += size
+            self._project.allowance.hold(size)
+
+    def _let_go(self) -> list[Item]:
+        """What waited."""
+        self._project.allowance.release(self._waiting_bytes)
+        items, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        return items
