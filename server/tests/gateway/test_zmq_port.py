@@ -193,3 +193,13 @@ async def test_the_log_does_not_name_keys_that_are_refused_by_the_hundred(
     gateway.zmq.input._zap._minute -= 60  # type: ignore[union-attr]
     gateway.zmq.input.sweep()
     assert "90 more connections" in caplog.records[-1].message
+
+
+async def test_a_client_that_comes_right_after_its_key_was_made_is_let_in(gateway: Port) -> None:
+    for _ in range(5):
+        pair = await asyncio.to_thread(keys.create_curve, gateway.store, "new")
+        peer = gateway.peer(pair)
+        refused = peer.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        peer.send(Sender().hello())
+        assert await answer(peer) == {"ack": 0, "n": 0}
+        assert not refused.poll(0)

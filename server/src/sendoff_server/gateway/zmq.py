@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REFRESH_S = 0.5
-"""Seconds between two looks at the table of keys."""
+"""Seconds between two looks at the table of keys. A key that is not known is refused after the next one: the app may
+have been begun right after its key was made, and one that is refused waits for half a minute."""
 SWEEP_S = 1.0
 SAY_S = 60.0
 
@@ -60,7 +61,7 @@ class ZmqPort:
         pair = await asyncio.to_thread(server_pair, self._folder)
         self.customers.refresh(await self._store.keys.read(keys.find_curve))
         sock = listen_ip(self._settings.listen, socket.SOCK_STREAM, "gateway.zmq.listen")
-        curve = Curve(pair.secret, self.customers.allowed, to_text)
+        curve = Curve(pair.secret, self.customers.allowed, to_text, changes=True)
         self.input = ZmqInput("zmq", sock, self.customers, self._running, curve=curve, max_message=MAX_MESSAGE)
         self.input.start()
         for work in (self._refresh(), self._sweep()):
@@ -83,13 +84,16 @@ class ZmqPort:
         """Keys that were made work within a second, and those that were revoked no longer, on open connections too."""
         while True:
             await asyncio.sleep(REFRESH_S)
+            began = self._running()
             try:
                 known = await self._store.keys.read(keys.find_curve)
             except Exception as error:  # noqa: BLE001 - whatever it is, the keys of before go on
                 log.error("the keys cannot be read, so those of before go on: %s", error)
+                self.input.settle(began)
                 continue
             for user in self.customers.refresh(known):
                 log.warning("zmq: key %s works no longer; %d connections cut", user, self.input.cut_user(user))
+            self.input.settle(began)
 
     async def _sweep(self) -> None:
         said_at = self._running()

@@ -27,11 +27,14 @@ Allowed = Callable[[bytes], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """The receiver's secret key (32 bytes), who may connect, and how a key is shown to people."""
+    """The receiver's secret key (32 bytes), who may connect, and how a key is shown to people. `changes`: a key that is
+    not known may be new, so its answer waits for `ZmqInput.settle`.
+    """
 
     secret: bytes
     allowed: Allowed
     show: Callable[[bytes], str]
+    changes: bool = False
 
 
 def require(*, curve: bool) -> None:

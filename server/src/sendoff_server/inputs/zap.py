@@ -6,18 +6,20 @@ this costs a third of it and needs no second event loop.
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 
 import zmq
 
-from sendoff_server.inputs.router import Allowed, Context
+from sendoff_server.inputs.router import Context, Curve
 
 log = logging.getLogger(__name__)
 
 ADDRESS = "inproc://zeromq.zap.01"
 AT_ONCE = 64
 """Requests answered before others get their turn."""
+WAITING_MOST = 1_000
+"""Requests with keys that may be new; beyond, they are refused without waiting."""
 REMEMBERED = 1_000
 """Refused keys that are remembered as said."""
 LINES_A_MINUTE = 10
@@ -31,15 +33,14 @@ class Zap:
         self,
         context: Context,
         name: str,
-        allowed: Allowed,
+        curve: Curve,
         clock: Callable[[], float],
-        show: Callable[[bytes], str],
     ) -> None:
         self.unknown = self.later = 0
         self._name = name
-        self._allowed = allowed
+        self._curve = curve
         self._clock = clock
-        self._show = show
+        self._waiting: deque[tuple[float, list[bytes]]] = deque()
         self._said: OrderedDict[bytes, None] = OrderedDict()
         self._lines = self._unsaid = 0
         self._minute = clock()
@@ -59,6 +60,12 @@ class Zap:
             self._loop = None
         self._socket.close(0)
 
+    def settle(self, asked_before: float) -> None:
+        """What is known now was known at that time (monotonic seconds): answer those who asked before it."""
+        while self._waiting and self._waiting[0][0] < asked_before:
+            _, request = self._waiting.popleft()
+            self._answer(request, self._curve.allowed(request[8]))
+
     def sweep(self) -> None:
         """Once a second: say what was not said in the minute that is over."""
         now = self._clock()
@@ -76,15 +83,21 @@ class Zap:
                 request = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._answer(request)
+            self._take(request)
         # The descriptor says a new request only once: what is left must be asked for.
         self._loop.call_soon(self._turn)  # type: ignore[union-attr]
 
-    def _answer(self, request: list[bytes]) -> None:
+    def _take(self, request: list[bytes]) -> None:
         if len(request) < 9 or request[7] != b"CURVE" or len(request[8]) != 32:
             return  # nobody but libzmq can ask here
+        user = self._curve.allowed(request[8])
+        if user is None and self._curve.changes and len(self._waiting) < WAITING_MOST:
+            self._waiting.append((self._clock(), request))
+        else:
+            self._answer(request, user)
+
+    def _answer(self, request: list[bytes], user: str | None) -> None:
         asker, _, version, number, _, address, _, _, key = request[:9]
-        user = self._allowed(key)
         if user:
             code, text = b"200", b"OK"
         elif user is None:
@@ -112,4 +125,4 @@ class Zap:
             self._unsaid += 1
             return
         self._lines += 1
-        log.warning("input %s: refused %s, whose key %s is not known", self._name, address, self._show(key))
+        log.warning("input %s: refused %s, whose key %s is not known", self._name, address, self._curve.show(key))

@@ -97,7 +97,7 @@ class ZmqInput:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._due = self._paused = self._closed = False
         self._context = make_context()
-        self._zap = Zap(self._context, name, curve.allowed, clock, curve.show) if curve else None
+        self._zap = Zap(self._context, name, curve, clock) if curve else None
         self._router = make_router(self._context, curve, max_message)
         self._watch = Watch(self._context, self._router, name, sock.getsockname())
         self._first_number = bind(self._context, self._router, sock)
@@ -115,6 +115,11 @@ class ZmqInput:
     def refused_keys(self) -> int:
         """Connections that were turned away because nobody knows their key, or not now."""
         return self._zap.unknown + self._zap.later if self._zap else 0
+
+    def settle(self, asked_before: float) -> None:
+        """Answer who showed an unknown key before that time (monotonic seconds): see `Curve.changes`."""
+        if self._zap and not self._closed:
+            self._zap.settle(asked_before)
 
     def start(self) -> None:
         loop = self._loop = asyncio.get_running_loop()
