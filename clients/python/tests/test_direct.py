@@ -257,10 +257,10 @@ def test_points_that_were_written_and_not_acknowledged_are_not_said_to_be_droppe
 
 def test_nothing_but_a_refusal_is_held_against_an_event_behind_a_network(gateway: Peer, opener: Sockets) -> None:
     outbox = begin(CURVE)
-    gateway.hang_up_after = 2
+    gateway.acknowledging, gateway.hang_up_after = False, 2
     sendoff.event("not to blame")
     until(lambda: outbox.channel.connects >= 7, "seven connections that were cut", 30)
-    gateway.hang_up_after = None
+    gateway.acknowledging, gateway.hang_up_after = True, None
     assert sendoff.flush(30)
     assert [got.body["name"] for got in gateway.durable[-1:]] == ["not to blame"]
     assert sendoff.stats()["dropped"] == {}

@@ -323,7 +323,8 @@ class Outbox:
         self.channel.receive(time.monotonic())
 
     def _hopeless(self) -> bool:
-        return self.channel.absent or (self.holder.only_metrics() and not self.route.connected)
+        alone = self.holder.only_metrics() and not self.route.connected
+        return self.channel.absent or (alone and not self._hands_over)  # a gateway may be away for a moment
 
     def close(self, timeout: float) -> None:
         """Flush, say bye, and end the thread. What was never written is counted as dropped."""
