@@ -38,7 +38,13 @@ class RouterPeer:
     the public keys in `allowed` only.
     """
 
-    def __init__(self, address: str, server: Key | None = None, allowed: tuple[bytes, ...] = ()) -> None:
+    def __init__(
+        self,
+        address: str,
+        server: Key | None = None,
+        allowed: tuple[bytes, ...] = (),
+        upto: dict[str, int] | None = None,
+    ) -> None:
         self.got: list[Got] = []
         self.complaints: list[str] = []
         self.acknowledging = True
@@ -48,7 +54,7 @@ class RouterPeer:
         self.answer_with: Callable[[Got], list[bytes]] | None = None
         self.allowed = set(allowed)
         self.refused_attempts = 0
-        self.upto: dict[str, int] = {}
+        self.upto: dict[str, int] = upto or {}
         self.n: dict[str, int] = {}
         self._names: dict[bytes, str] = {}
         self.context: zmq.Context[Any] = zmq.Context()
@@ -167,10 +173,11 @@ class RecordingPeer(RouterPeer):
         file.touch()
         lines = file.read_text().splitlines()
         self._file = os.open(file, os.O_WRONLY | os.O_APPEND)
-        super().__init__(address, server, allowed)
+        upto: dict[str, int] = {}
         for line in lines:
             client, seq, *_ = json.loads(line)
-            self.upto[client] = max(self.upto.get(client, 0), seq)
+            upto[client] = max(upto.get(client, 0), seq)
+        super().__init__(address, server, allowed, upto)
 
     def keep(self, got: Got) -> None:
         super().keep(got)

@@ -18,7 +18,7 @@ from contextlib import suppress
 
 from sendoff import frame
 from sendoff.frame import UNIT_LIMIT
-from sendoff.sending.contract import Absent, Gone
+from sendoff.sending.contract import Absent, Gone, Torn
 from sendoff.sending.zmq_context import context, require
 from sendoff.sending.zmq_monitor import CONNECTED, GREETED, Monitor, Refused
 
@@ -135,6 +135,7 @@ class ZmqStream:
         """See `contract.Stream`."""
         self._gone: Gone | None = None
         self._writing = True
+        self._sending = False
         self._closed = True
         self._pid = os.getpid()
         self._answered = False
@@ -195,13 +196,18 @@ class ZmqStream:
             return True
         if not self._writing:
             raise Gone("the connection was ended here")
+        if self._sending:
+            raise Torn("torn by an exception from a signal handler")  # or a hello would be said twice
+        self._sending = True
         try:
             self._dealer.send(job.frame, self._zmq.DONTWAIT)  # copied: without, pyzmq starts a thread of its own
         except self._zmq.Again:
+            self._sending = False
             return False
         except self._zmq.ZMQError as error:
             raise Gone(f"ZeroMQ took no message: {error.strerror}") from error
         job.rest = _TAKEN
+        self._sending = False
         if job.seq:
             self._asked = job.seq
         elif job.parcel is not None:
