@@ -17,7 +17,7 @@ import time
 from sendoff.sending import worker
 from sendoff.sending.buffer import Waiting
 from sendoff.sending.folder import ASIDE, OURS, Folder
-from sendoff.sending.kept import Unreadable, look_through, records
+from sendoff.sending.kept import ANY_KEY, Unreadable, look_through, records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Heir:
             self.folder.set_aside(name)
             self._let_go()
             return
-        if found.label.key_hash != self._label.key_hash:
+        if found.label.key_hash not in (self._label.key_hash, ANY_KEY):
             seen = os.fstat(fd)
             self._strange[name] = (seen.st_ino, seen.st_mtime_ns)
             self._let_go()

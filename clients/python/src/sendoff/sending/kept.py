@@ -28,6 +28,8 @@ _HEAD = Struct("<IIQ")
 _CHECKED = Struct("<IQ")
 HEAD = _HEAD.size
 LABEL_LIMIT = 8_192
+ANY_KEY = "any"
+"""In a label: somebody has decided that these events go with whatever key there is."""
 WHO = ("service", "env", "release", "host", "lib")
 
 
