@@ -7,7 +7,21 @@ import json
 import sys
 from pathlib import Path
 
-from bench import backlog, calls, direct, durable, footprint, ingest, isolation, latency, outage, sockets, storm, week
+from bench import (
+    backlog,
+    calls,
+    direct,
+    durable,
+    footprint,
+    ingest,
+    isolation,
+    latency,
+    outage,
+    sockets,
+    spool,
+    storm,
+    week,
+)
 from bench.machine import describe
 
 MEASUREMENTS = {
@@ -20,6 +34,7 @@ MEASUREMENTS = {
     "latency": latency.measure,
     "storm": storm.measure,
     "sockets": sockets.measure,
+    "spool": spool.measure,
     "backlog": backlog.measure,
     "outage": outage.measure,
     "week": week.measure,

@@ -25,6 +25,8 @@ NAP = 0.002
 """Seconds that the thread leaves to the callers after one has woken it, where they hand everything over: its own work
 would hold up theirs, and so it finds more to do at once.
 """
+SPOOL_NAP = 0.0003
+"""The same where there is a spool: an event is to be in its file soon after its call."""
 TROUBLE_PAUSE = 0.2
 """Seconds to wait after an error of our own, so that a lasting one costs no CPU."""
 
@@ -122,7 +124,7 @@ def _run(ref: weakref.ref[Outbox], waker: Waker, make_poll: Any, sleep: Any) -> 
             except Exception as error:  # noqa: BLE001 - the thread must live on; the error is counted
                 guard.keep(error, outbox.tally)
                 timeout, watch = TROUBLE_PAUSE, ()
-            nap = NAP if outbox.route.hands_over else 0.0
+            nap = 0.0 if not outbox.route.hands_over else NAP if outbox.channel.keep is None else SPOOL_NAP
             del outbox  # or the thread would keep it alive while asleep
             doze(make_poll, waker, timeout, watch, sleep, nap)
     finally:
