@@ -122,3 +122,28 @@ def test_where_no_agent_runs_status_says_where_it_looked_and_what_to_do(sendoff:
 
 def test_version_says_what_it_runs_on(sendoff: Sendoff) -> None:
     assert json.loads(sendoff("version", "--json").stdout).keys() == {"sendoff", "core", "python", "loop", "sqlite"}
+
+
+def test_a_curve_key_for_a_client_of_the_agent_goes_where_it_is_said_and_works(sendoff: Sendoff) -> None:
+    with sendoff.config.open("a") as file:
+        file.write('[inputs.zmq]\nlisten = "tcp://0.0.0.0:8703"\n')
+    assert sendoff("check").returncode == 2, "nobody may send yet, so it may not listen there"
+    made = sendoff("agent", "curve", "shop")
+    app = re.fullmatch(r"zmq\+curve://([\w-]{43})@[\w.-]+:8703\?server=([\w-]{43})\n", made.stdout)
+    assert app, made.stderr
+    assert app[1] not in made.stderr, "the secret is in one place only"
+    listed = made.stderr[made.stderr.index("    [inputs.zmq]") :]
+    kept = sendoff.config.read_text().partition("[inputs.zmq]")[0]
+    sendoff.config.write_text(kept + listed)
+    assert sendoff("check").returncode == 0
+    second = json.loads(sendoff("agent", "--config", str(sendoff.config), "curve", "blog", "--json").stdout)
+    assert second["server"] == app[2], "the agent's own key is made once"
+    assert second["app"].startswith("zmq+curve://")
+    assert sendoff("agent", "curve", "blog").stderr.count(" = ") == 4, "those who are known stay"
+
+
+def test_a_curve_key_needs_an_address_and_a_plain_name(sendoff: Sendoff) -> None:
+    done = sendoff("agent", "curve", "shop")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "set inputs.zmq.listen" in done.stderr
+    assert sendoff("agent", "curve", "a b").returncode == 2

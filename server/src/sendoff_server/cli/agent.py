@@ -6,22 +6,27 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from sendoff_server.cli.curve import curve
 from sendoff_server.cli.options import config_option, settings_or_exit
 
 if TYPE_CHECKING:
     from sendoff_server.agent import Agent
 
 
-@click.command(short_help="Take in, keep on disk, deliver: the part on this host.")
+@click.group(invoke_without_command=True, short_help="Take in, keep on disk, deliver: the part on this host.")
 @config_option
 @click.option("--check", is_flag=True, help="Say what is wrong with the settings, load all code, and start nothing.")
-def agent(config: Path | None, check: bool) -> None:
+@click.pass_context
+def agent(context: click.Context, config: Path | None, check: bool) -> None:
     """Take in events and metrics on this host, keep them on disk, deliver them.
 
     SIGTERM or Ctrl-C delivers what can be delivered within the setting agent.drain and stops; the rest stays on disk.
     The same signal again ends at once. SIGHUP, or `sendoff reload`, goes on with new settings and new code without
     refusing anyone; if something is wrong with them, it says what and goes on as before.
     """
+    context.obj = config
+    if context.invoked_subcommand is not None:
+        return
     settings = settings_or_exit(config)
 
     import logging
@@ -58,6 +63,9 @@ def agent(config: Path | None, check: bool) -> None:
             )
 
     sys.exit(serve(renewal=renewal, drain_s=settings.agent.drain, announce=announce))
+
+
+agent.add_command(curve)
 
 
 def check_spool(folder: Path) -> None:

@@ -25,7 +25,9 @@ def server_pair(folder: Path) -> Pair:
     except FileNotFoundError:
         pass
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not folder.exists():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _belong(folder)
         _write(path, to_text(make_pair().secret))
     except OSError as error:
         raise InputError(f"the key for ZeroMQ cannot be written to {path}: {error.strerror}") from error
@@ -66,8 +68,16 @@ def _write(path: Path, text: str) -> None:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
+        _belong(draft)
         os.link(draft, path)
     except FileExistsError:
         pass  # another one was faster, and its key is out already
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _belong(path: Path) -> None:
+    """What root makes in another one's folder is that one's: an agent or gateway that runs as its own user reads it."""
+    if os.geteuid() == 0:
+        owner = path.parent.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from sendoff_server.settings.environment import from_environment
 from sendoff_server.settings.faults import Fault, SettingsError, from_pydantic
-from sendoff_server.settings.model import Settings, default_data_dir, port_conflict
-from sendoff_server.settings.units import read_listen
+from sendoff_server.settings.model import Settings, default_data_dir, port_conflict, tcp_of
+from sendoff_server.settings.units import read_endpoint, read_listen
 
 SYSTEM_FILE = Path("/etc/sendoff/sendoff.toml")
 LONGEST_FILE = 2**20
@@ -133,6 +133,7 @@ def _conflict(data: dict[str, Any], origins: Mapping[str, str], where: str, foun
     listens: dict[str, str] = {}
     for keys, default in (
         (("inputs", "tcp", "listen"), defaults.inputs.tcp.listen),
+        (("inputs", "zmq", "listen"), defaults.inputs.zmq.listen),
         (("web", "listen"), defaults.web.listen),
         (("gateway", "listen"), defaults.gateway.listen),
         (("gateway", "zmq", "listen"), defaults.gateway.zmq.listen),
@@ -141,7 +142,9 @@ def _conflict(data: dict[str, Any], origins: Mapping[str, str], where: str, foun
         for name in keys:
             value = value.get(name) if isinstance(value, dict) else None
         try:
-            listens[".".join(keys)] = read_listen(default if value is None else value)
+            given = default if value is None else value
+            is_zmq = keys[:2] == ("inputs", "zmq")
+            listens[".".join(keys)] = tcp_of(read_endpoint(given)) if is_zmq else read_listen(given)
         except ValueError:
             continue
     conflict = port_conflict(listens)

@@ -270,6 +270,8 @@ class InputsSettings(_Section):
     def _apart(self) -> Self:
         if self.unix.path and self.unix.path == self.unix_datagram.path:
             raise wrong("has two sockets at one path", "give inputs.unix_datagram.path a path of its own")
+        if self.zmq.listen in (f"ipc://{self.unix.path}", f"ipc://{self.unix_datagram.path}"):
+            raise wrong("has two sockets at one path", "give inputs.zmq.listen a path of its own")
         return self
 
 
@@ -528,6 +530,7 @@ class Settings(_Section):
         found = port_conflict(
             {
                 "inputs.tcp.listen": self.inputs.tcp.listen,
+                "inputs.zmq.listen": tcp_of(self.inputs.zmq.listen),
                 "web.listen": self.web.listen,
                 "gateway.listen": self.gateway.listen,
                 "gateway.zmq.listen": self.gateway.zmq.listen,
@@ -536,6 +539,12 @@ class Settings(_Section):
         if found:
             raise wrong(*found)
         return self
+
+
+def tcp_of(endpoint: str) -> str:
+    """Host and port of a ZeroMQ socket that is bound by tcp; else ""."""
+    scheme, _, place = endpoint.partition("://")
+    return place if scheme == "tcp" else ""
 
 
 def port_conflict(listens: Mapping[str, str]) -> tuple[str, str] | None:
