@@ -169,15 +169,14 @@ class RouterPeer:
 class RecordingPeer(RouterPeer):
     """Writes events to a file before it acknowledges them, and reads there at its start what it had."""
 
-    def __init__(self, file: Path, address: str, server: Key | None = None, allowed: tuple[bytes, ...] = ()) -> None:
+    def __init__(self, file: Path, address: str) -> None:
         file.touch()
-        lines = file.read_text().splitlines()
-        self._file = os.open(file, os.O_WRONLY | os.O_APPEND)
         upto: dict[str, int] = {}
-        for line in lines:
+        for line in file.read_text().splitlines():
             client, seq, *_ = json.loads(line)
             upto[client] = max(upto.get(client, 0), seq)
-        super().__init__(address, server, allowed, upto)
+        self._file = os.open(file, os.O_WRONLY | os.O_APPEND)
+        super().__init__(address, upto=upto)
 
     def keep(self, got: Got) -> None:
         super().keep(got)

@@ -20,7 +20,7 @@ from sendoff import frame
 from sendoff.frame import UNIT_LIMIT
 from sendoff.sending.contract import Absent, Gone, Torn
 from sendoff.sending.zmq_context import context, require
-from sendoff.sending.zmq_monitor import CONNECTED, GREETED, Monitor, Refused
+from sendoff.sending.zmq_monitor import CONNECTED, GREETED, Monitor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,10 +41,6 @@ SILENCE = 30.0
 """Seconds without an answer while frames are unacknowledged."""
 HEARTBEAT = 15.0
 """Seconds between two pings, and until one must be answered."""
-UNKNOWN_KEY = (1.0, 30.0)
-"""Seconds at least until a key that was refused is tried again, first and then: it may be so new that the gateway has
-not looked yet, but each try costs a handshake.
-"""
 GRACE = 1.0
 """Seconds beyond libzmq's own limits, so that it is libzmq which says what happened."""
 STUCK = 0.1
@@ -75,8 +71,6 @@ class ZmqOpener:
         self.address = address
         self.linger = linger
         self.keys = _keys(address) if curve else None
-        self.refusals = 0
-        """How often in a row our key was refused."""
 
     @property
     def reaches(self) -> tuple[str, int]:
@@ -262,16 +256,9 @@ class ZmqStream:
 
     def _look(self) -> None:
         stage = self._monitor.stage
-        try:
-            self._monitor.look()
-        except Refused as refused:
-            refused.wait = UNKNOWN_KEY[self._opener.refusals > 0]
-            self._opener.refusals += 1
-            raise
+        self._monitor.look()
         if self._monitor.stage != stage:
             self._expect()
-        if self._monitor.stage == GREETED:
-            self._opener.refusals = 0
         if self._late and self._clock() >= self._deadline:
             raise Gone(f"{self._late} in time by {self._monitor.where}")
 
@@ -308,7 +295,9 @@ class ZmqStream:
         return self._writing and bool(self._dealer.get(self._zmq.EVENTS) & wanted)
 
     def end_writing(self) -> None:
-        """Close, but let out what was handed over. `read` says when that is done, with `Answered`."""
+        """Close, but let out what was handed over. `read` says when that is done, with `Answered`. Called when all but
+        a bye is acknowledged: an answer that nobody reads any more makes the kernel throw away what it has not sent.
+        """
         if self._writing and self._gone is None:
             self._writing = False
             self._dealer.close()

@@ -19,11 +19,9 @@ if TYPE_CHECKING:
     from sendoff.settings import Address
 
 CONNECTING, CONNECTED, GREETED = range(3)
+UNKNOWN_KEY = 30.0
+"""Seconds at least until a key that was refused is tried again: each try costs the gateway a handshake."""
 _numbers = itertools.count(1)
-
-
-class Refused(Gone):
-    """The peer does not take our key."""
 
 
 class Monitor:
@@ -80,8 +78,8 @@ class Monitor:
             raise Answered("everything went out")
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             if value != 400:  # the code of ZAP for a key that is not known
-                raise Refused(f"{self.where} lets this key make no more connections for now")
-            raise Refused(f"{self.where} does not know this key, or it was revoked")
+                raise Gone(f"{self.where} lets this key make no more connections for now", wait=UNKNOWN_KEY)
+            raise Gone(f"{self.where} does not know this key, or it was revoked", wait=UNKNOWN_KEY)
         elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             raise Gone(self._how_it_differs(value))
         elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
