@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from bench import (
     backlog,
     calls,
+    customers,
     direct,
     durable,
     footprint,
@@ -17,14 +19,15 @@ from bench import (
     isolation,
     latency,
     outage,
+    paths,
     sockets,
     spool,
     storm,
     week,
 )
-from bench.machine import describe
+from bench.machine import Table, describe
 
-MEASUREMENTS = {
+MEASUREMENTS: dict[str, Callable[[], Table | list[Table]]] = {
     "footprint": footprint.measure,
     "calls": calls.measure,
     "ingest": ingest.measure,
@@ -38,8 +41,10 @@ MEASUREMENTS = {
     "backlog": backlog.measure,
     "outage": outage.measure,
     "week": week.measure,
+    "paths": paths.measure,
+    "customers": customers.measure,
 }
-LONG = {"backlog", "isolation", "outage", "week"}
+LONG = {"backlog", "customers", "isolation", "outage", "paths", "week"}
 """They take minutes each, and are run by name only. `BENCH_COUNT` makes them smaller, `BENCH_DAYS` the week."""
 
 
@@ -55,9 +60,10 @@ def main() -> int:
     figures: dict[str, object] = {"machine": describe()}
     print(f"{describe()}\n")
     for name in options.name or [name for name in MEASUREMENTS if name not in LONG]:
-        table = MEASUREMENTS[name]()
-        print(table.markdown(), flush=True)
-        figures[name] = table.rows
+        made = MEASUREMENTS[name]()
+        tables = [made] if isinstance(made, Table) else made
+        print("\n".join(table.markdown() for table in tables), flush=True)
+        figures[name] = [row for table in tables for row in table.rows]
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
     return 0

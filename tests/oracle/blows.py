@@ -21,7 +21,7 @@ class Blows(Schedule):
 
     world: Direct
     rate: float
-    revoked: list[str] = field(default_factory=list)
+    revoked: bool = False
     found: Pen = field(init=False)
     """What stood in the files of apps when they were dead."""
 
@@ -48,8 +48,8 @@ class Blows(Schedule):
             "app stopped": (1, self.pause_app),
         }
         found |= {f"wire: {fault}": (1, lambda fault=fault: self.wrong(fault)) for fault in wire.FAULTS}  # type: ignore[misc]
-        if any(app.key == "revoked" and app.slot not in self.revoked for app in self.world.apps):
-            found["key revoked"] = (1, self.revoke)
+        if not self.revoked:
+            found["keys revoked"] = (1, self.revoke)
         return found
 
     # The gateway and the way to it.
@@ -110,11 +110,11 @@ class Blows(Schedule):
         self.begin("wire at fault", 0.5 + self.seconds(3), right)
 
     def revoke(self) -> None:
-        """Take away the key of one app that is to lose it."""
-        app = next(app for app in self.world.apps if app.key == "revoked" and app.slot not in self.revoked)
-        self.revoked.append(app.slot)
-        self.world.revoke(app)
-        self.note("key revoked", slot=app.slot, wall_ms=time.time_ns() // 1_000_000)
+        """Take away the keys of the apps that are to lose theirs."""
+        for app in [app for app in self.world.apps if app.key == "revoked"]:
+            self.world.revoke(app)
+            self.note("key revoked", slot=app.slot, wall_ms=time.time_ns() // 1_000_000)
+        self.revoked = True
 
     # Apps.
 
@@ -122,7 +122,11 @@ class Blows(Schedule):
         return self.random.choice([app for app in self.world.apps if app.mortal])
 
     def kill_app(self) -> None:
-        app = self._victim()
+        """One on each path."""
+        for path in sorted({app.path for app in self.world.apps}):
+            self._kill(self.random.choice([app for app in self.world.apps if app.mortal and app.path == path]))
+
+    def _kill(self, app: App) -> None:
         part = self.world.producers[app.slot]
         if not dead(part):
             assert part.process is not None

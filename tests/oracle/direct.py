@@ -121,7 +121,7 @@ class Direct:
         for project in (*PROJECTS, STRANGER):
             for name in (project, f"{project} revoked"):
                 self.addresses["https", name] = f"https://{self.key(name, project, 'https')['key']}@{place}"
-                self.addresses["curve", name] = self.key(name, project, "curve")["address"]
+                self.addresses["curve", name] = self.key(name, project, "curve")["app"]
         for project in PROJECTS:
             self.addresses["https", f"{project} wrong"] = f"https://{NOBODY}@{place}"
             right = self.addresses["curve", project]

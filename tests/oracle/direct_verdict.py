@@ -63,7 +63,8 @@ def judge_project(verdict: Verdict, project: str, accounts: list[Account], arriv
             if (sent.returned and sent.event_id is None) or account.kind == "wrong":
                 continue
             allowed[ref] = sent
-            if sent.event_id is not None and (sent.acknowledged or sent.kept or flushed(account)):
+            held = sent.kept and account.kind != "revoked"  # nobody has the key any more that it would need
+            if sent.event_id is not None and (sent.acknowledged or held or flushed(account)):
                 certain[ref] = sent
     acknowledged = sum(sent.acknowledged for sent in allowed.values())
     unsure = len(allowed.keys() - certain.keys())
@@ -194,3 +195,16 @@ def judge_books(verdict: Verdict, project: str, arrived: Arrived, evidence: dict
     verdict.equal(f"{project}: events counted, and in the store", counts["events"] + counts["exceptions"], stored)
     verdict.equal(f"{project}: points counted, and in the store", counts["points"], arrived.points())
     verdict.equal(f"{project}: events under a known id with other content", counts["conflicts"], 0)
+    stands_for, points = arrived.stands_for(), arrived.by_tag("service")
+    for agent in evidence["ledger"][project]["agents"]:
+        verdict.among(f"{project}: the books do not balance", map(str, agent["imbalances"]))
+        for row in agent["books"]:
+            what = f"{project}: {row['book']} of {row.get('source', 'all')}"
+            if row["book"] == "events":
+                verdict.equal(f"{what}: received, and in the store", row["received"], stands_for.pop(row["source"], 0))
+            elif row["book"] == "points_in":
+                there = points.pop(row["source"], (0, 0))[1]
+                verdict.equal(f"{what}: journaled, and in the store", row["journaled"], there)
+            elif row["book"] == "points_out":
+                verdict.equal(f"{what}: delivered, and in the store", row["delivered"], arrived.points())
+    verdict.among(f"{project}: without a book", [*stands_for, *points])

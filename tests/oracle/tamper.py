@@ -8,11 +8,15 @@ from pathlib import Path
 
 import apsw
 
-ONE = "(SELECT max(n) FROM events WHERE kind = 'event' AND service = 'wild')"
+from tests.oracle.direct_verdict import STORE
+
+ONE = "(SELECT max(n) FROM events WHERE kind = 'event' AND service = 'calm')"
 
 
 def _store(folder: Path) -> apsw.Connection:
-    return apsw.Connection(str(folder / "gateway" / "gateway.sqlite3"))
+    """The gateway's store as a run by the agent leaves it, or one without an agent."""
+    path = folder / "gateway" / "gateway.sqlite3"
+    return apsw.Connection(str(path if path.exists() else folder / STORE))
 
 
 def remove_event(folder: Path) -> None:
@@ -82,6 +86,53 @@ def forget_in_books(folder: Path) -> None:
     path.write_text(json.dumps(evidence))
 
 
+def move_event(folder: Path) -> None:
+    """An event stands with another customer."""
+    other = "(SELECT id FROM projects WHERE name IN ('north', 'south') AND id != project LIMIT 1)"
+    _store(folder).execute(f"UPDATE events SET project = {other} WHERE n = {ONE}")
+
+
+def move_counter(folder: Path) -> None:
+    """The counters of an app stand with another customer."""
+    other = "(SELECT id FROM projects WHERE name IN ('north', 'south') AND id != project LIMIT 1)"
+    _store(folder).execute(f"UPDATE series SET project = {other} WHERE tags LIKE '%calm%'")
+
+
+def forget_to_count(folder: Path) -> None:
+    """The gateway has counted one event less than it has."""
+    path = folder / "evidence.json"
+    evidence = json.loads(path.read_text())
+    evidence["counts"]["north"]["events"] -= 1
+    path.write_text(json.dumps(evidence))
+
+
+def forget_in_direct_books(folder: Path) -> None:
+    """Its books have a point less."""
+    path = folder / "evidence.json"
+    evidence = json.loads(path.read_text())
+    books = evidence["ledger"]["south"]["agents"][0]["books"]
+    next(row for row in books if row["book"] == "points_in")["journaled"] -= 1
+    path.write_text(json.dumps(evidence))
+
+
+def revoke_before(folder: Path) -> None:
+    """A key was revoked a minute before it was."""
+    path = folder / "timeline.jsonl"
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    for entry in entries:
+        if entry["what"] == "key revoked":
+            entry["wall_ms"] -= 60_000
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def hold_up(folder: Path) -> None:
+    """A call of some app took a second."""
+    book = next((folder / "books").glob("*-c1-*.jsonl"))
+    entry = {"op": "slow", "call": "event", "began": 0, "took": 1.0, "limit": 0, "starved": 0.1}
+    with book.open("a") as pen:
+        pen.write(json.dumps(entry) + "\n")
+
+
 WAYS: dict[Callable[[Path], None], str] = {
     remove_event: "never arrived at the gateway",
     double_event: "arrived more than once at the gateway",
@@ -93,3 +144,19 @@ WAYS: dict[Callable[[Path], None], str] = {
     forget_in_books: "the books at the gateway are not those of the agent",
 }
 """Each way, and what the oracle must say of it."""
+
+DIRECT_WAYS: dict[Callable[[Path], None], str] = {
+    remove_event: "never arrived at",
+    double_event: "arrived more than once at",
+    alter_byte: "altered at",
+    invent_event: "although nobody sent it",
+    raise_counter: "the sum of",
+    remove_window: "points counted, and in the store",
+    move_event: "that are another's",
+    move_counter: "that are another's",
+    forget_to_count: "events counted, and in the store",
+    forget_in_direct_books: "journaled, and in the store",
+    revoke_before: "although its key had been revoked",
+    hold_up: "a call took",
+}
+"""The same for a run without an agent."""

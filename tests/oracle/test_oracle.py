@@ -1,4 +1,4 @@
-"""A short run of the oracle with everything in it, and the proof that it can fail."""
+"""Short runs of the oracle with everything in them, and the proof that it can fail."""
 
 from __future__ import annotations
 
@@ -10,57 +10,85 @@ from pathlib import Path
 
 import pytest
 
+from tests.oracle import direct_verdict, verdict
 from tests.oracle.book import Pen, Sent, digest, read
-from tests.oracle.tamper import WAYS
-from tests.oracle.verdict import judge, survives
+from tests.oracle.tamper import DIRECT_WAYS, WAYS
+from tests.oracle.verdict import survives
 from tests.oracle.world import ROOT
 
 pytestmark = pytest.mark.timeout(300)
 SEED = "20"
 """Any would do: a schedule does each thing once before it does one again."""
+Run = tuple[Path, str]
+"""The folder that a run leaves, and what it printed."""
+
+
+def play(folder: Path, *, path: str, seconds: int, rate: int) -> Run:
+    command = [sys.executable, "-m", "tests.oracle", "--path", path, "--seed", SEED, "--folder", str(folder)]
+    command += ["--seconds", str(seconds), "--rate", str(rate)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    return folder, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """The folder that a short run leaves, and what it printed."""
-    folder = tmp_path_factory.mktemp("oracle")
-    command = [
-        sys.executable,
-        "-m",
-        "tests.oracle",
-        "--path",
-        "agent",
-        "--seconds",
-        "21",
-        "--rate",
-        "25",
-        "--seed",
-        SEED,
-        "--folder",
-        str(folder),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
-    yield folder, done.stdout + done.stderr
+def by_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Apps send to an agent, which delivers by HTTP."""
+    folder = tmp_path_factory.mktemp("by-agent")
+    yield play(folder, path="agent", seconds=18, rate=25)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def directly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Apps send without an agent, on all paths at once."""
+    folder = tmp_path_factory.mktemp("directly")
+    yield play(folder, path="direct", seconds=18, rate=12)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_through_kills_full_disks_and_lying_destinations_everything_arrives_once_and_the_books_say_so(
-    run: tuple[Path, str],
+    by_agent: Run,
 ) -> None:
-    folder, said = run
+    folder, said = by_agent
     assert "The oracle finds nothing wrong." in said, said
-    assert judge(folder).right
+    assert verdict.judge(folder).right
+
+
+def test_an_agent_that_delivers_over_zeromq_through_a_bad_wire_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    _, said = play(tmp_path / "run", path="agent-zmq", seconds=9, rate=15)
+    assert "The oracle finds nothing wrong." in said, said
+
+
+def test_without_an_agent_what_is_acknowledged_or_in_a_file_arrives_once_with_its_own_customer_and_no_call_is_held_up(
+    directly: Run,
+) -> None:
+    folder, said = directly
+    assert "The oracle finds nothing wrong." in said, said
+    assert direct_verdict.judge(folder).right
 
 
 @pytest.mark.parametrize(("way", "complaint"), WAYS.items(), ids=lambda value: getattr(value, "__name__", ""))
 def test_what_is_falsified_by_hand_the_oracle_sees(
-    run: tuple[Path, str], tmp_path: Path, way: Callable[[Path], None], complaint: str
+    by_agent: Run, tmp_path: Path, way: Callable[[Path], None], complaint: str
 ) -> None:
-    folder = tmp_path / "copy"
-    shutil.copytree(run[0], folder, ignore=shutil.ignore_patterns("*.sock", "logs"))
-    way(folder)
-    faults = judge(folder).faults
+    way(copied(by_agent, tmp_path))
+    faults = verdict.judge(tmp_path / "copy").faults
     assert any(complaint in fault for fault in faults), faults
+
+
+@pytest.mark.parametrize(("way", "complaint"), DIRECT_WAYS.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_what_is_falsified_by_hand_in_a_run_without_an_agent_the_oracle_sees(
+    directly: Run, tmp_path: Path, way: Callable[[Path], None], complaint: str
+) -> None:
+    way(copied(directly, tmp_path))
+    faults = direct_verdict.judge(tmp_path / "copy").faults
+    assert any(complaint in fault for fault in faults), faults
+
+
+def copied(run: Run, tmp_path: Path) -> Path:
+    folder = tmp_path / "copy"
+    shutil.copytree(run[0], folder, ignore=shutil.ignore_patterns("*.sock", "*.zmq", "logs", "gateway-disk", "kept"))
+    return folder
 
 
 def test_an_event_that_the_client_dropped_must_not_arrive_and_one_that_was_written_must(tmp_path: Path) -> None:

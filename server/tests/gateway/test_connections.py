@@ -78,6 +78,21 @@ async def test_a_body_that_is_reset_is_no_fault_of_the_gateway(
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
+@pytest.mark.parametrize("nonsense", [b"\0\1\2\r\n\r\n", b"X: " + b"x" * 100_000 + b"\r\n\r\n"])
+async def test_who_speaks_no_http_is_told_so_and_leaves_no_trace_in_the_log(
+    gateway: Running, nonsense: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        reader, writer = await raw(gateway, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + nonsense)
+        async with asyncio.timeout(5):
+            assert b" 400 " in await reader.readline()
+            await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    (said,) = [record for record in caplog.records if "does not speak HTTP" in record.getMessage()]
+    assert (said.levelname, said.exc_info) == ("INFO", None)
+
+
 async def test_a_body_announced_as_too_long_is_refused_before_it_is_sent(gateway: Running) -> None:
     reader, writer = await raw(gateway, HEAD.format(key=gateway.key, length=9_000_000).encode())
     async with asyncio.timeout(5):

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 
 from sendoff_server.gateway.store import Busy, DiskFailed, TooSlow
@@ -93,6 +94,16 @@ def middleware(page: Render) -> Middleware:
         return as_response(request, problem) if machine else page(request, problem)
 
     return answer
+
+
+def soften(record: logging.LogRecord) -> bool:
+    """For what aiohttp logs, its only argument being who asked: somebody who speaks no HTTP is told so (400), and it is
+    no failure of ours. Says that the record is wanted.
+    """
+    if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        record.msg, record.exc_info = "%s does not speak HTTP as it should", None
+    return True
 
 
 def problem_of(error: Exception) -> Problem:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from sendoff_server.settings import Settings
 
 log = logging.getLogger(__name__)
+http_log = logging.getLogger(f"{__name__}.http")
+http_log.addFilter(problems.soften)
 
 HEAD_DEADLINE = 10.0
 """Seconds until the first request's head must be there. Later heads are covered by the keep-alive time."""
@@ -92,6 +94,7 @@ class Gateway:
             # Bodies are decompressed by us, with limits; the server underneath must not touch them.
             auto_decompress=False,
             access_log=None,
+            logger=http_log,
             keepalive_timeout=KEEP_ALIVE,
             handle_signals=False,
         )
