@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import time
 from typing import TYPE_CHECKING
 
 import pytest
+import uvloop
 import zmq
 
 from sendoff_server.inputs import peer as peers
@@ -14,7 +18,7 @@ from sendoff_server.wire.frame import encode_unit
 from .zmq_support import Scene, descriptors, hello, metrics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 
@@ -377,3 +381,45 @@ async def test_the_socket_file_goes_with_the_input(tmp_path: Path) -> None:
     assert scene.path.is_socket()
     scene.close()
     assert not scene.path.exists()
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("scheme", ["ipc", "curve"])
+def test_no_message_waits_for_the_next_one_on_any_loop(
+    tmp_path: Path, scheme: str, factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def there_and_back() -> None:
+        scene = Scene(tmp_path, scheme)
+        peer = scene.peer()
+        for _ in range(1_000):  # sending may take the edge that would have told of the next message
+            peer.send(hello())
+            peer.send(hello())
+            for _ in range(2):
+                assert await scene.answer(peer) == {"ack": 0}
+        scene.close()
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(there_and_back())
+
+
+async def test_closing_does_not_hang_although_nobody_heard_of_thousands_of_connections(curve: Scene) -> None:
+    good = curve.peer()
+    good.send(hello())
+    assert await curve.answer(good) == {"ack": 0}
+    for _ in range(2_500):  # more than libzmq would keep of its monitor's events by itself
+        socket.create_connection(("127.0.0.1", curve.port)).close()
+    began = time.monotonic()
+    curve.input.close()
+    assert time.monotonic() - began < 5
+
+
+async def test_a_message_that_comes_while_an_answer_is_sent_is_read_at_once(local: Scene) -> None:
+    peer = local.peer()
+    peer.send(hello())
+    assert await local.answer(peer) == {"ack": 0}
+    [session] = local.seen.sessions
+    for n in range(1, 200):
+        peer.send(metrics(n=n))
+        time.sleep(0.002)  # it is there, and the loop has not heard of it
+        session.link.reply(b"{}")
+        await local.until(lambda n=n: len(session.items) == n + 1, 2)  # type: ignore[misc]
