@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bench import (
     backlog,
+    busy,
     calls,
     customers,
     direct,
@@ -34,6 +35,7 @@ MEASUREMENTS: dict[str, Callable[[], Table | list[Table]]] = {
     "ingest": ingest.measure,
     "durable": durable.measure,
     "direct": direct.measure,
+    "busy": busy.measure,
     "isolation": isolation.measure,
     "latency": latency.measure,
     "port": port.measure,

@@ -122,6 +122,8 @@ class Stage:
     web_port: int = field(default_factory=free_port)
     statsd_port: int = field(default_factory=free_port)
     shop_port: int = field(default_factory=free_port)
+    certificate: Path | None = None
+    """Of the gateway, which then speaks TLS, as `localhost`."""
 
     @property
     def config(self) -> Path:
@@ -129,7 +131,7 @@ class Stage:
 
     @property
     def gateway_url(self) -> str:
-        return f"http://127.0.0.1:{self.gateway_port}"
+        return f"{'http://127.0.0.1' if self.certificate is None else 'https://localhost'}:{self.gateway_port}"
 
     @property
     def agent_url(self) -> str:
@@ -151,6 +153,18 @@ class Stage:
             f'[gateway]\nlisten = "127.0.0.1:{self.gateway_port}"\ndata_dir = "{self.folder}"\n{output}'
             + (f"[spool]\nstorm = {storm}\n" if storm is not None else "")
         )
+
+    def make_secure(self) -> None:
+        """Give the gateway a certificate, made by openssl, and let this process and its children trust it alone."""
+        self.certificate, key = self.folder / "gateway.pem", self.folder / "gateway.key"
+        asked = (
+            f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost "
+            f"-addext subjectAltName=DNS:localhost -keyout {key} -out {self.certificate}"
+        )
+        subprocess.run(asked.split(), check=True, capture_output=True)
+        named = f'[gateway]\ncertificate = "{self.certificate}"\ncertificate_key = "{key}"\n'
+        self.config.write_text(self.config.read_text().replace("[gateway]\n", named))
+        os.environ["SSL_CERT_FILE"] = str(self.certificate)
 
     def make_key(self, project: str, *, curve: bool = False) -> str:
         """A key for HTTP, or the whole address for an application over ZeroMQ."""

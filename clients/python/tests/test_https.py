@@ -20,6 +20,7 @@ from sendoff import frame
 from sendoff.sending import https
 from sendoff.sending.connection import Connection
 from sendoff.sending.contract import Job, Torn
+from sendoff.sending.http_body import FRAMES
 from sendoff.settings import Settings
 from server.tests.delivery import certificates
 
@@ -114,7 +115,7 @@ def test_a_full_buffer_goes_out_in_requests_within_the_limits(web: Web) -> None:
     released.set()
     assert sendoff.flush(20)
     assert len(web.durable) == 1_500
-    assert all(len(asked.units) <= 1_001 for asked in web.asked)  # and `Web` complains about too many bytes
+    assert all(len(asked.units) <= FRAMES + 1 for asked in web.asked)  # and `Web` complains about too many bytes
 
 
 def test_a_kept_connection_that_the_peer_has_closed_is_no_failure(web: Web) -> None:

@@ -334,27 +334,29 @@ class Connection:
             raise self._broken(error) from None
 
     def _decrypt(self, tls: ssl.SSLObject) -> bytes | None:
+        """What has come, decrypted. Each call that lets go of the interpreter's lock may wait to get it back, so TLS is
+        not asked where nothing has come.
+        """
         import ssl
 
         for _ in range(READS):
+            data = self._receive()
+            if data is None:
+                self._incoming.write_eof()
+            elif data:
+                self._incoming.write(data)
+            elif not self._incoming.pending and not tls.pending():
+                break
             try:
                 return tls.read(READ) or None
             except ssl.SSLWantReadError:
-                pass
+                self._collect()  # an answer to a change of keys
             except ssl.SSLZeroReturnError:
                 return None
             except ssl.SSLEOFError:
                 raise Broken(f"{self._place.where} cut the connection off") from None
             except ssl.SSLError as error:
                 raise Broken(f"{self._place.where} broke the encryption: {_reason(error)}") from None
-            data = self._receive()
-            if data is None:
-                self._incoming.write_eof()
-            elif data:
-                self._incoming.write(data)
-            else:
-                break
-        self._collect()  # an answer to a change of keys
         return b""
 
     # From here on: words.

@@ -196,7 +196,7 @@ class Request:
             raise self._end
         if not self._body.sealed and self._body.frames:
             self._body.seal()
-            self._drive(time.monotonic())
+            self._drive(time.monotonic(), listen=False)
 
     def read(self) -> list[Ack]:
         """Go on with everything. The acknowledgement, once, when the answer is there."""
@@ -206,7 +206,7 @@ class Request:
         if not self._body.sealed:
             self._connection.advance(now)
             return []
-        self._drive(now)
+        self._drive(now, listen=True)
         if not self._answer.done:
             return []
         ack = self._take_answer()
@@ -244,14 +244,15 @@ class Request:
 
     # From here on: the request on its way.
 
-    def _drive(self, now: float) -> None:
+    def _drive(self, now: float, *, listen: bool) -> None:
+        """Go on with the request. Not `listen`: it has only just begun, and no answer can be there."""
         if not self._whole:
             if not self._body.pack():
                 return
             self._whole = self._opener.request(self._body)
             self._rest = memoryview(self._whole)
         try:
-            self._exchange(now)
+            self._exchange(now, listen=listen)
         except BadCertificate:
             self._opener.distrust()
             raise
@@ -264,9 +265,9 @@ class Request:
             self._connection = self._opener.connect(self._host, self._family, now)
             self._answer, self._answer_by = Answer(), None
             self._rest = memoryview(self._whole)
-            self._exchange(now)
+            self._exchange(now, listen=False)
 
-    def _exchange(self, now: float) -> None:
+    def _exchange(self, now: float, *, listen: bool) -> None:
         connection = self._connection
         try:
             if not connection.advance(now):
@@ -278,7 +279,8 @@ class Request:
                 with suppress(Broken):
                     self._read_answer()  # it may have said why
             raise
-        self._read_answer()
+        if listen:
+            self._read_answer()
         if self._answer.done:
             return
         if self._answer_by is None and not self._rest and not connection.wants_write:
