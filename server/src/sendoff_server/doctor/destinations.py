@@ -47,6 +47,10 @@ class Destination:
 
     async def examine(self) -> list[Fault]:
         """What is wrong with it."""
+        if self.settings.url.lower().startswith("zmq+curve:"):
+            from sendoff_server.doctor import zmq  # most outputs need no ZeroMQ
+
+            return await zmq.examine(self.name, self.settings, TIMEOUT_S)
         url = self.settings.url.rstrip("/")
         if self.is_gateway and not url.endswith(PATH):
             url += PATH

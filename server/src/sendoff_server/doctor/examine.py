@@ -36,7 +36,7 @@ async def examine(settings: Settings, environ: Mapping[str, str], uid: int, wait
     report.faults += faults
     async with destinations.new_session() as session:
         asked = [Destination(name, output, session) for name, output in settings.outputs.items()]
-        journey = Journey(report.event, agent.control if agent else None, uid, asked)
+        journey = Journey(report.event, agent.control if agent else None, uid, asked, _zmq_key(settings, agent))
         report.hops = journey.hops
         try:
             await _travel(journey, report, settings, agent, entrance, until)
@@ -62,6 +62,10 @@ async def _travel(
 def _inputs(addresses: Mapping[str, str]) -> dict[str, str]:
     """The inputs among an agent's addresses."""
     return {name: addresses[name] for name in (*STREAMS, *DATAGRAMS) if name in addresses}
+
+
+def _zmq_key(settings: Settings, agent: Answer | None) -> Path | None:
+    return Path(agent.status["spool"]["path"]) / "zmq.key" if agent and settings.inputs.zmq.clients else None
 
 
 def _controls(configured: Path | None, environ: Mapping[str, str], uid: int) -> list[Path]:

@@ -14,7 +14,7 @@ from sendoff_server.doctor.report import Hop, Probe
 
 POLL_S = 0.2
 DATAGRAMS = ("udp", "unix_datagram")
-STREAMS = ("unix", "tcp")
+STREAMS = ("unix", "tcp", "zmq")
 Json = dict[str, Any]
 
 
@@ -26,6 +26,8 @@ class Journey:
     control: Path | None
     uid: int
     destinations: list[Destination]
+    zmq_key: Path | None = None
+    """The agent's own key, where its ZeroMQ input asks for one."""
     hops: list[Hop] = field(default_factory=list)
     latest: Json | None = None
     """The agent's status as of the last look."""
@@ -107,7 +109,13 @@ class Journey:
     def _count(self, name: str, address: str, until: float) -> str:
         if name in DATAGRAMS:
             return probe.datagram(address)
-        connection = probe.Connection(address, until - time.monotonic())
+        patience_s = until - time.monotonic()
+        if name == "zmq":
+            from sendoff_server.doctor.zmq import Connection  # most agents need no ZeroMQ
+
+            connection: probe.Connection = Connection(address, patience_s, self.zmq_key)
+        else:
+            connection = probe.Connection(address, patience_s)
         self._connections.append(connection)
         connection.count()
         return connection.client

@@ -55,11 +55,7 @@ class Connection:
         self._ack_s = min(max(patience_s, LEAST_ACK_S), ACK_S)
         self._buffer = b""
         self._points = self._seq = 0
-        try:
-            self._sock = connect(address, socket.SOCK_STREAM)
-            self._sock.settimeout(self._ack_s)
-        except OSError as error:
-            raise NotTaken(f"{address}: {error.strerror or error}") from error
+        self._open(address)
         hello = {"service": SERVICE, "host": socket.gethostname(), "pid": os.getpid(), "lib": "sendoff-doctor"}
         self._send(frame(self.client, "hello", json.dumps({**hello, "resume_from": 1}).encode()))
         self._acknowledged(0)
@@ -87,7 +83,17 @@ class Connection:
         except NotTaken:
             pass
         finally:
-            self._sock.close()
+            self._let_go()
+
+    def _open(self, address: str) -> None:
+        try:
+            self._sock = connect(address, socket.SOCK_STREAM)
+            self._sock.settimeout(self._ack_s)
+        except OSError as error:
+            raise NotTaken(f"{address}: {error.strerror or error}") from error
+
+    def _let_go(self) -> None:
+        self._sock.close()
 
     def _send(self, data: bytes) -> None:
         try:
@@ -117,19 +123,24 @@ class Connection:
         except OSError as error:
             raise NotTaken(f"the agent broke the connection off: {error.strerror or error}") from error
         data, self._buffer = self._buffer[4 : 4 + self._length()], self._buffer[4 + self._length() :]
-        try:
-            found = json.loads(data)
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise NotTaken("what answers there is no agent")
-        return found
+        return answer_of(data)
 
     def _length(self) -> int:
         length = int.from_bytes(self._buffer[:4], "little")
         if not 1 <= length <= LONGEST_ANSWER:
             raise NotTaken("what answers there is no agent")
         return length
+
+
+def answer_of(data: bytes) -> dict[str, Any]:
+    """What an agent said. Raises `NotTaken` where that is none."""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise NotTaken("what answers there is no agent")
+    return found
 
 
 def datagram(address: str) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Literal
 from urllib.parse import urlsplit
 
 import zmq
@@ -27,6 +28,8 @@ class Port:
         assert parts.port
         assert settings.key is not None
         self.url = plain_url(settings.url)
+        self.code: Literal["", "unreachable", "no_gateway", "server_key_wrong", "name_unknown"] = ""
+        """The last reason for which there was no connection."""
         self._host, self._port = parts.hostname, parts.port
         self._where = parts.netloc
         self._secret = settings.key.get_secret_value()
@@ -95,6 +98,7 @@ class Port:
         except TimeoutError:
             broken = Broken("it takes too long", late=True)
         except OSError:
+            self.code = "name_unknown"
             words = f"the name {self._host} cannot be resolved: check it, and the name server"
             return Trouble(words, reached=False)
         return await self._trouble(host, broken)
@@ -122,10 +126,13 @@ class Port:
             return Trouble(
                 explain_status(503, "it lets this key make no more connections for now", self.url), 503, reached=False
             )
-        if broken.late:
-            words = f"{self._where} did not agree on keys within {self._connect_s:g} s: is it overloaded?"
-            return Trouble(await diagnose(host, self._port, self._where, curve=words), reached=False)
-        return Trouble(await diagnose(host, self._port, self._where), reached=False)
+        late = (
+            f"{self._where} did not agree on keys within {self._connect_s:g} s: is it overloaded?"
+            if broken.late
+            else ""
+        )
+        self.code, words = await diagnose(host, self._port, self._where, late=late)
+        return Trouble(words, reached=False)
 
 
 def keys_of(secret: str, server: str) -> Keys:
