@@ -13,6 +13,7 @@ from bench import (
     busy,
     calls,
     customers,
+    delivery,
     direct,
     durable,
     footprint,
@@ -42,13 +43,14 @@ MEASUREMENTS: dict[str, Callable[[], Table | list[Table]]] = {
     "storm": storm.measure,
     "sockets": sockets.measure,
     "spool": spool.measure,
+    "delivery": delivery.measure,
     "backlog": backlog.measure,
     "outage": outage.measure,
     "week": week.measure,
     "paths": paths.measure,
     "customers": customers.measure,
 }
-LONG = {"backlog", "customers", "isolation", "outage", "paths", "week"}
+LONG = {"backlog", "customers", "delivery", "isolation", "outage", "paths", "week"}
 """They take minutes each, and are run by name only. `BENCH_COUNT` makes them smaller, `BENCH_DAYS` the week."""
 
 

@@ -14,7 +14,7 @@ from sendoff_server.gateway.direct import Direct, Project
 from sendoff_server.gateway.params import Range
 from sendoff_server.gateway.problems import Problem
 from sendoff_server.gateway.store import Store, open_store
-from sendoff_server.settings.model import DirectSettings
+from sendoff_server.settings import DirectSettings
 from sendoff_server.wire.frame import decode_frame
 
 from .support import NOW, Clock, Json

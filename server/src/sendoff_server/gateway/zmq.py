@@ -21,7 +21,7 @@ from sendoff_server.wire.batch_frame import MAX_MESSAGE
 from sendoff_server.wire.curve import to_text
 
 if TYPE_CHECKING:
-    from sendoff_server.settings.model import GatewayZmqSettings
+    from sendoff_server.settings import GatewayZmqSettings
 
 log = logging.getLogger(__name__)
 

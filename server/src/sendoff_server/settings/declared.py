@@ -11,7 +11,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from sendoff_server.settings.model import Kind, OutputSettings, Settings
+from sendoff_server.settings.kinds import Kind
+from sendoff_server.settings.model import Settings
+from sendoff_server.settings.outputs import OutputSettings
 
 PREFIX = "SENDOFF_"
 ANY = "NAME"

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from sendoff_server.settings.environment import from_environment
 from sendoff_server.settings.faults import Fault, SettingsError, from_pydantic
-from sendoff_server.settings.model import Settings, default_data_dir, port_conflict, tcp_of
+from sendoff_server.settings.kinds import default_data_dir
+from sendoff_server.settings.model import Settings, port_conflict, tcp_of
 from sendoff_server.settings.units import read_endpoint, read_listen
 
 SYSTEM_FILE = Path("/etc/sendoff/sendoff.toml")

@@ -14,7 +14,7 @@ from sendoff_server.gateway.store.sql import DIRECT
 from sendoff_server.gateway.store.take import Merge
 
 if TYPE_CHECKING:
-    from sendoff_server.settings.model import DirectSettings
+    from sendoff_server.settings import DirectSettings
 
 log = logging.getLogger(__name__)
 TICK_S = 1.0

@@ -22,7 +22,7 @@ from sendoff_server.intake.clients import Clients
 from sendoff_server.wire.frame import FrameError
 
 if TYPE_CHECKING:
-    from sendoff_server.settings.model import DirectSettings
+    from sendoff_server.settings import DirectSettings
 
 log = logging.getLogger(__name__)
 
