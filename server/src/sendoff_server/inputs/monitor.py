@@ -53,9 +53,15 @@ class Watch:
         self.socket.rcvhwm = 0
         self.socket.linger = 0
         self.socket.connect(address)
+        self._router = router
         self.live: dict[int, Connection] = {}
         self.accepted = self.handshakes = 0
         self._where = _place(where)
+
+    def close(self) -> None:
+        """Before the ROUTER is closed: what libzmq's threads say where nobody listens any more, they say for ever."""
+        self._router.disable_monitor()
+        self.socket.close(0)
 
     def read(self, now: float) -> list[Connection]:
         """Take in all that the monitor has to say; the connections that ended."""

@@ -205,8 +205,8 @@ class ZmqInput:
             remove_file(self._path, self._inode)
         if self._zap:
             self._zap.close()
+        self._watch.close()
         self._router.close(linger)
-        self._watch.socket.close(0)
 
     def last_call(self) -> bool:
         """Let those who are connected write no more; `drain` reads what they could until now. False: nobody is left.
