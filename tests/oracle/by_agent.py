@@ -16,8 +16,8 @@ from tests.oracle.faults import Chaos
 from tests.oracle.verdict import judge
 from tests.oracle.world import World
 
-CALM = {"c1": "calm", "c2": "calm-network", "c3": "calm-confirm"}
-WILD = {"w1": "plain", "w2": "network", "w3": "confirm", "w4": "large", "w5": "plain", "w6": "storm"}
+CALM = {"c1": "calm", "c2": "calm-network", "c3": "calm-confirm", "c4": "calm-zmq"}
+WILD = {"w1": "plain", "w2": "network", "w3": "confirm", "w4": "large", "w5": "zmq", "w6": "storm"}
 
 
 def run(folder: Path, options: argparse.Namespace) -> bool:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from demo.parts import BIN, NotReady, Part, Stage, free_port, get_json
+from sendoff_server.gateway import keys
+from sendoff_server.wire.curve import to_text
 from tests.oracle.apps import PROJECTS, STRANGER, App
 from tests.oracle.link import HOLD, Cable
 from tests.oracle.world import ROOT, Fatal, leashed, mount_small_disk
@@ -116,12 +118,13 @@ class Direct:
         self.garbage.launch()
 
     def keys(self, https_port: int) -> None:
-        """A key for each path and customer, some more to be revoked, and some of nobody."""
+        """A key for each path and customer, some more to be revoked, and some of nobody. The first for ZeroMQ is made
+        by the command, the others by its functions: to start Python two dozen times takes longer than all the faults.
+        """
         place = f"{self.cable.host}:{https_port}"
         for project in (*PROJECTS, STRANGER):
             for name in (project, f"{project} revoked"):
-                self.addresses["https", name] = f"https://{self.key(name, project, 'https')['key']}@{place}"
-                self.addresses["curve", name] = self.key(name, project, "curve")["app"]
+                self.key(name, project, place)
         for project in PROJECTS:
             self.addresses["https", f"{project} wrong"] = f"https://{NOBODY}@{place}"
             right = self.addresses["curve", project]
@@ -131,15 +134,16 @@ class Direct:
             if path == "https":
                 self.addresses["keep", name] = address
 
-    def key(self, name: str, project: str, path: str) -> dict[str, Any]:
-        command = [str(BIN / "sendoff"), "gateway", "keys"]
-        config = ["--json", "--config", str(self.stage.config)]
-        curve = ["--curve"] if path == "curve" else []
-        made = subprocess.run([*command, "create", project, *curve, *config], check=True, capture_output=True)
-        listed = subprocess.run([*command, "list", *config], check=True, capture_output=True)
-        self.key_ids[path, name] = max(key["id"] for key in json.loads(listed.stdout))
-        found: dict[str, Any] = json.loads(made.stdout)
-        return found
+    def key(self, name: str, project: str, place: str) -> None:
+        store = self.folder / "gateway-disk" / "gateway"
+        if not self.addresses:
+            self.addresses["curve", name] = self.stage.make_key(project, curve=True)
+        else:
+            pattern, secret = next(iter(self.addresses.values())), to_text(keys.create_curve(store, project).secret)
+            self.addresses["curve", name] = f"zmq+curve://{secret}@{pattern.partition('@')[2]}"
+        self.key_ids["curve", name] = keys.list_keys(store)[-1].id
+        self.addresses["https", name] = f"https://{keys.create(store, project)}@{place}"
+        self.key_ids["https", name] = keys.list_keys(store)[-1].id
 
     def revoke(self, app: App) -> None:
         path = "https" if app.path == "keep" else app.path

@@ -70,10 +70,13 @@ def journaled(world: World) -> None:
 
     Whether all of it comes is for the verdict to say.
     """
-    ends = [account.ended for account in read_all(world.books) if account.calm]
-    counted = sum(end["points"] for end in ends if end is not None)
+    calm = [account for account in read_all(world.books) if account.calm and account.ended is not None]
+    counted = sum(account.ended["points"] for account in calm if account.ended and account.path != "ipc")
     with suppress(NotReady):
         wait_until("what was counted journaled", lambda: points_journaled(world, "calm") >= counted, seconds=30)
+        # Over ZeroMQ the client sums points up, and how many come is not known: no more may come.
+        seen = Calm(world)
+        wait_until("all windows journaled", seen.journaled, seconds=30)
 
 
 def points_journaled(world: World, source: str) -> int:
@@ -110,6 +113,16 @@ class Calm:
         if not calm and before and before["books"] == books:
             self.status = before  # the two looks are to lie apart
         return bool(calm)
+
+    def journaled(self) -> bool:
+        """Whether no point was in a window at two looks, with nothing new in between."""
+        before, self.status = self.status, self.world.status()
+        books: Any = self.status["books"]
+        same = bool(before) and before["books"]["points_in"] == books["points_in"] and not books["in_windows"]
+        if same and self.status["now"] - before["now"] <= LOOK_MS:
+            self.status = before  # the two looks are to lie apart
+            return False
+        return same
 
 
 def reported(world: World, status: Any) -> bool:

@@ -34,7 +34,7 @@ def play(folder: Path, *, path: str, seconds: int, rate: int) -> Run:
 def by_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """Apps send to an agent, which delivers by HTTP."""
     folder = tmp_path_factory.mktemp("by-agent")
-    yield play(folder, path="agent", seconds=18, rate=25)
+    yield play(folder, path="agent", seconds=14, rate=20)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -42,7 +42,7 @@ def by_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 def directly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """Apps send without an agent, on all paths at once."""
     folder = tmp_path_factory.mktemp("directly")
-    yield play(folder, path="direct", seconds=18, rate=12)
+    yield play(folder, path="direct", seconds=13, rate=12)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -55,7 +55,7 @@ def test_through_kills_full_disks_and_lying_destinations_everything_arrives_once
 
 
 def test_an_agent_that_delivers_over_zeromq_through_a_bad_wire_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    _, said = play(tmp_path / "run", path="agent-zmq", seconds=9, rate=15)
+    _, said = play(tmp_path / "run", path="agent-zmq", seconds=6, rate=15)
     assert "The oracle finds nothing wrong." in said, said
 
 
