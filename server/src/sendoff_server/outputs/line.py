@@ -26,8 +26,8 @@ HEARTBEAT_S = 10
 SILENCE_S = 60
 """A peer that leaves a heartbeat unanswered for so long is gone. A large batch that goes out before the heartbeat may
 hold it up, and is watched by its own pace; this is for connections that idle, and for routers that forget them."""
-FRAMING_BYTES = 42
-"""What CURVE and ZeroMQ add to a message on the wire: 9 of the frame, 8 of its name, 8 of the nonce, 17 of the box."""
+CURVE_BYTES = 33
+"""What CURVE adds to a message: 8 of its name, 8 of the nonce, 17 of the box. ZeroMQ's frame adds 2 or 9."""
 SEND_BUFFER = 512 * 1024
 READS = 100
 """So many answers are read at a stretch."""
@@ -135,7 +135,7 @@ class Line:
         try:
             for message in messages:
                 self._socket.send(message, zmq.NOBLOCK)
-                self._handed_over += len(message) + FRAMING_BYTES
+                self._handed_over += _on_the_wire(message)
         except zmq.ZMQError:  # Again: there is no peer any more
             return False
         self._read()  # the descriptor tells of changes only, and sending may have taken note of one
@@ -193,13 +193,14 @@ class Line:
 class Broken(NamedTuple):
     """Why a connection is of no use. `connected`: there was one; `refused`: the status of ZAP (RFC 27) that it got.
 
-    `late`: it was given up.
+    `late`: it was given up; `starved`: it was not even begun.
     """
 
     words: str
     connected: bool = False
     refused: int = 0
     late: bool = False
+    starved: bool = False
 
 
 class _Outgoing:
@@ -240,6 +241,12 @@ def dealer(
     made.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
     made.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
     return made
+
+
+def _on_the_wire(message: bytes) -> int:
+    """Bytes that a message takes there."""
+    inside = len(message) + CURVE_BYTES
+    return inside + (2 if inside < 256 else 9)
 
 
 def _bytes_acked(wire: socket.socket) -> int:

@@ -1,6 +1,7 @@
 """A gateway's ZeroMQ port: a connection for each request that is under way, kept for the next one."""
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from typing import Literal
 from urllib.parse import urlsplit
@@ -16,6 +17,8 @@ from sendoff_server.settings import OutputSettings
 from sendoff_server.wire.curve import from_text, pair_of
 
 CLOSE_S = 2.0
+DESCRIPTORS = 24
+"""A context takes 8, a connection 5; a name that is looked up, and the diagnosis, some more."""
 KEY_REFUSED = "no project has it, or it was revoked"
 
 
@@ -93,7 +96,7 @@ class Port:
                     if isinstance(line, Line):
                         return line
                     broken = line
-                    if broken.connected:
+                    if broken.connected or broken.starved:
                         break
         except TimeoutError:
             broken = Broken("it takes too long", late=True)
@@ -105,6 +108,8 @@ class Port:
 
     async def _try(self, host: str) -> "Line | Broken":
         """A connection to a numeric address, established, or why there is none."""
+        if not _descriptors_are_left():
+            return Broken("no descriptors are left", starved=True)
         if self._context is None:
             self._context = zmq.Context()
         if self._keys is None:
@@ -126,11 +131,9 @@ class Port:
             return Trouble(
                 explain_status(503, "it lets this key make no more connections for now", self.url), 503, reached=False
             )
-        late = (
-            f"{self._where} did not agree on keys within {self._connect_s:g} s: is it overloaded?"
-            if broken.late
-            else ""
-        )
+        if broken.starved:
+            return Trouble("this process has no descriptors left for a connection: raise LimitNOFILE", reached=False)
+        late = f"{self._where} did not agree on keys within {self._connect_s:g} s" if broken.late else ""
         self.code, words = await diagnose(host, self._port, self._where, late=late)
         return Trouble(words, reached=False)
 
@@ -139,3 +142,16 @@ def keys_of(secret: str, server: str) -> Keys:
     """The keys that go with a secret and a gateway's public key, both as they stand in settings."""
     own = pair_of(from_text(secret))
     return Keys(own.secret, own.public, from_text(server))
+
+
+def _descriptors_are_left() -> bool:
+    """Whether there are as many as libzmq may need: it ends the whole process where it gets none."""
+    taken: list[int] = []
+    try:
+        taken += (os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(DESCRIPTORS))
+    except OSError:
+        return False
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+    return True

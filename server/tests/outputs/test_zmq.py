@@ -1,0 +1,171 @@
+"""Connections to a gateway's ZeroMQ port: each stage has its limit, none leaves anything behind."""
+
+import asyncio
+import os
+import resource
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+import uvloop
+
+from sendoff_server.delivery import Trouble
+from sendoff_server.outputs.port import Port
+from sendoff_server.settings import OutputSettings
+from sendoff_server.wire.batch_frame import BatchFrame, encode_batch_frame
+from server.tests.delivery.router import Behaviour, Router
+
+LARGE = os.urandom(7 * 1024 * 1024)
+
+
+async def stored(frame: BatchFrame) -> bytes:
+    return b'{"results":[]}'
+
+
+async def hang(router: Router, way: list[bytes], frame: BatchFrame) -> None:
+    await asyncio.sleep(3600)
+
+
+@asynccontextmanager
+async def asking(timeout: float = 5.0, behave: Behaviour | None = None) -> AsyncIterator[tuple[Router, Port]]:
+    """A gateway's port, and ours to it."""
+    router = Router(stored, behave or hang)
+    router.ill = behave is not None
+    await router.start()
+    port = Port(
+        OutputSettings.model_validate({"url": router.url, "key": router.client_secret, "timeout": timeout}), most=64
+    )
+    try:
+        yield router, port
+    finally:
+        await port.close()
+        await router.stop()
+
+
+async def ask(port: Port, *payloads: bytes, timeout: float = 5.0) -> Trouble | None:
+    left = len(payloads)
+
+    def take(answer: bytes) -> bool:
+        nonlocal left
+        left -= 1
+        return left == 0
+
+    frames = [encode_batch_frame("c" * 32, f"b-{number}", "zstd", each) for number, each in enumerate(payloads)]
+    async with asyncio.timeout(60):
+        return await port.ask(frames, timeout, take)
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def test_one_connection_serves_one_request_after_the_other() -> None:
+    async with asking() as (_, port):
+        for _ in range(20):
+            assert await ask(port, b"x", b"y", b"z") is None
+        assert len(port._open) == 1
+
+
+@pytest.mark.parametrize("runner", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_request_of_many_batches_is_answered_on_every_loop(runner: Callable[..., None]) -> None:
+    async def whole() -> None:
+        async with asking() as (_, port):
+            assert await ask(port, LARGE, *[os.urandom(1_000)] * 63) is None
+            assert await ask(port, b"after it") is None
+
+    runner(whole())
+
+
+async def test_one_that_does_not_read_is_given_up_once_nothing_more_gets_there() -> None:
+    async with asking() as (router, port):
+        assert await ask(port, b"x") is None
+        await _stop_reading(router)
+        began = time.monotonic()
+        found = await ask(port, LARGE, LARGE, timeout=1.0)
+        assert isinstance(found, Trouble)
+        assert "bytes of the request, and then nothing more for 1 s" in found.words
+        assert found.reached
+        assert time.monotonic() - began < 10
+        assert not port._open
+
+
+async def _stop_reading(router: Router) -> None:
+    """What a stopped gateway does: it takes what its buffers hold."""
+    for task in router._tasks:
+        task.cancel()
+    await asyncio.sleep(0)
+    router.socket.rcvhwm = 1
+
+
+async def test_one_that_does_not_answer_is_given_up_after_its_own_limit() -> None:
+    async with asking(behave=hang) as (_, port):
+        began = time.monotonic()
+        found = await ask(port, b"x", timeout=0.5)
+        assert isinstance(found, Trouble)
+        assert "took the request but did not answer within 0.5 s" in found.words
+        assert 0.4 < time.monotonic() - began < 5
+
+
+async def test_connections_that_break_leave_no_descriptor_behind() -> None:
+    async with asking(timeout=1.0) as (router, port):
+        assert await ask(port, b"x") is None
+        before = descriptors()
+        for _ in range(20):
+            router.known.clear()
+            port._let_go(port._idle.pop())
+            found = await ask(port, b"x")
+            assert isinstance(found, Trouble)
+            assert found.status == 401
+            router.known.add(router.client_public)
+            assert await ask(port, b"x") is None
+        # What libzmq still clears away takes a moment.
+        async with asyncio.timeout(10):
+            while descriptors() > before + 3:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_request_that_is_cancelled_ends_its_connection_and_the_next_one_gets_another() -> None:
+    async with asking(behave=hang) as (router, port):
+        asked = asyncio.create_task(ask(port, b"x"))
+        while not router.seen:
+            await asyncio.sleep(0.01)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        assert not port._open
+        router.heal()
+        assert await ask(port, b"x") is None
+
+
+async def test_closing_takes_no_time_whatever_is_under_way() -> None:
+    async with asking(behave=hang) as (router, port):
+        asked = asyncio.create_task(ask(port, LARGE))
+        while not router.seen:
+            await asyncio.sleep(0.01)
+        began = time.monotonic()
+        asked.cancel()
+        await port.close()
+        assert time.monotonic() - began < 1
+        await asyncio.gather(asked, return_exceptions=True)
+
+
+async def test_without_descriptors_it_is_said_and_the_process_lives() -> None:
+    """libzmq would end it."""
+    async with asking() as (_, port):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1_000, hard))
+        taken = []
+        try:
+            with suppress(OSError):
+                while True:
+                    taken.append(os.open(os.devnull, os.O_RDONLY))
+            for _ in range(10):
+                os.close(taken.pop())
+            found = await ask(port, b"x")
+        finally:
+            for each in taken:
+                os.close(each)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert isinstance(found, Trouble)
+        assert "no descriptors left" in found.words
+        assert await ask(port, b"x") is None
