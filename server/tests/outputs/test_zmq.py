@@ -3,6 +3,7 @@
 import asyncio
 import os
 import resource
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -78,9 +79,9 @@ def test_a_request_of_many_batches_is_answered_on_every_loop(runner: Callable[..
 
 
 async def test_one_that_does_not_read_is_given_up_once_nothing_more_gets_there() -> None:
-    async with asking() as (router, port):
+    async with asking() as (router, port), relayed(router, port) as stop_reading:
         assert await ask(port, b"x") is None
-        await _stop_reading(router)
+        stop_reading.set()
         began = time.monotonic()
         found = await ask(port, LARGE, LARGE, timeout=1.0)
         assert isinstance(found, Trouble)
@@ -90,12 +91,42 @@ async def test_one_that_does_not_read_is_given_up_once_nothing_more_gets_there()
         assert not port._open
 
 
-async def _stop_reading(router: Router) -> None:
-    """What a stopped gateway does: it takes what its buffers hold."""
-    for task in router._tasks:
-        task.cancel()
-    await asyncio.sleep(0)
-    router.socket.rcvhwm = 1
+@asynccontextmanager
+async def relayed(router: Router, port: Port) -> AsyncIterator[asyncio.Event]:
+    """Something in between, with small buffers, that reads no more when it is told so: as a stopped gateway would."""
+    stopped = asyncio.Event()
+    tasks: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stop: asyncio.Event) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+            if stop.is_set():
+                reader._transport.pause_reading()  # type: ignore[attr-defined]
+                await asyncio.sleep(3600)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind = await asyncio.open_connection("127.0.0.1", router.port)
+        writers.extend((writer, behind[1]))
+        ways = (pass_on(reader, behind[1], stopped), pass_on(behind[0], writer, asyncio.Event()))
+        tasks.update(asyncio.create_task(each) for each in ways)
+
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    listening.bind(("127.0.0.1", 0))
+    server = await asyncio.start_server(serve, sock=listening)
+    port._port = listening.getsockname()[1]
+    try:
+        yield stopped
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)
 
 
 async def test_one_that_does_not_answer_is_given_up_after_its_own_limit() -> None:
