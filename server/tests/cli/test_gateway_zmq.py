@@ -44,7 +44,7 @@ def port(sendoff: Sendoff) -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         number: int = probe.getsockname()[1]
     with sendoff.config.open("a") as file:
-        file.write(f'[gateway.zmq]\nlisten = "127.0.0.1:{number}"\npublic = "127.0.0.1:{number}"\n')
+        file.write(f'[gateway.zmq]\nlisten = "127.0.0.1:{number}"\n')
     return number
 
 

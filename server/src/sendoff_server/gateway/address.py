@@ -3,13 +3,14 @@
 import socket
 
 from sendoff_server.inputs.contract import InputError
+from sendoff_server.settings import split_listen
 
 
 def public_address(listen: str, public: str) -> str:
-    """Host and port. Raises `InputError` where they cannot be known."""
+    """Host and port: as set, as it listens on this machine alone, or under this host's name. Raises `InputError`."""
     if public:
         return public
-    port = listen.rpartition(":")[2]
-    if not port or port == "0":
+    if not listen or listen.endswith(":0"):
         raise InputError("set gateway.zmq.listen, or gateway.zmq.public where the gateway listens elsewhere")
-    return f"{socket.getfqdn()}:{port}"
+    address = split_listen(listen)
+    return listen if address.loopback else f"{socket.getfqdn()}:{address.port}"

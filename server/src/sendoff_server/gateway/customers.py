@@ -30,6 +30,8 @@ MUTE_MOST = 100
 """Connections that said nothing, of one key in WINDOW_S seconds. No client makes such; who guesses routing ids does."""
 WINDOW_S = 600.0
 LOCKED_S = 600.0
+LEAST = 512
+"""Bytes that a message counts for at least: a flood of tiny ones costs time, and not bytes."""
 BATCHES_HELD = 33_554_432
 """Bytes of batches of one key that are on their way to the store; others are to come a second later."""
 
@@ -139,6 +141,7 @@ class Customers:
 
     def admit(self, user: str, size: int) -> float:
         customer = self._by_user.get(user)
+        size = max(size, LEAST)
         return self._direct.project(customer.holder.project).admit(size) if customer is not None else 60.0
 
     def batch(self, link: Link, user: str, data: bytes) -> bool:

@@ -58,7 +58,7 @@ class GatewayZmqSettings(Section):
     public: Listen = Field(
         default="",
         description="The address under which clients reach it, for the line that is printed with a key. Default: this "
-        "host's name and the port of listen",
+        "host's name and the port of listen, or listen itself if that is a loopback address",
     )
 
 
