@@ -98,6 +98,11 @@ class Client:
         """What was dropped, and errors of our own."""
         return self.outbox.tally
 
+    @property
+    def linger(self) -> float:
+        """Seconds that the end may wait."""
+        return self.settings.linger
+
     def event(self, name: str, fields: dict[str, object], receipt: Receipt | None = None) -> str | None:
         """See `sendoff.event`. With a `receipt`, that is told what becomes of it."""
         tally = self.outbox.tally

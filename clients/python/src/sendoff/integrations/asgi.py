@@ -1,11 +1,12 @@
-"""ASGI middleware: exceptions of a request or a websocket, with what the request was. Lifespan and the rest pass
-through untouched.
+"""ASGI middleware: exceptions of a request or a websocket, with what the request was; and a flush at the end of the
+lifespan, as a server may end the process by a signal, which no `atexit` sees (uvicorn does).
 
-May:     read the scope's strings; send exceptions that the application raises.
-May not: read or replace a message, the body included: `receive` and `send` are handed on as they are.
+May:     read the scope's strings; send exceptions that the application raises; hold back the word that the
+         application has shut down, for `linger` seconds at most, until what it sent is acknowledged.
+May not: read or replace a message, the body included: `receive` and `send` of a request are handed on as they are.
          keep an exception from the server: it is always raised on, as it was. A cancellation is no exception.
          let the user, tags or request of one request be seen by another: each has a context of its own.
-         raise or wait: whatever fails in here is counted, and the request goes on.
+         raise or wait in a request: whatever fails in here is counted, and the request goes on.
 """
 
 from __future__ import annotations
@@ -20,12 +21,19 @@ if TYPE_CHECKING:
 
 
 class SendoffMiddleware:
-    """`app = SendoffMiddleware(app)`, or `app.add_middleware(SendoffMiddleware)`."""
+    """`app = SendoffMiddleware(app)`, or `app.add_middleware(SendoffMiddleware)`.
 
-    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+    `lifespan=False`: the application knows no lifespan (Django's does not), so the middleware answers the server.
+    """
+
+    def __init__(self, app: Callable[..., Awaitable[None]], *, lifespan: bool = True) -> None:
         self.app = app
+        self._lifespan = lifespan
 
     async def __call__(self, scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+        if scope["type"] == "lifespan":
+            await (self.app(scope, receive, _flushing(send)) if self._lifespan else _live(receive, _flushing(send)))
+            return
         if scope["type"] not in ("http", "websocket") or current.client is None:
             await self.app(scope, receive, send)
             return
@@ -38,6 +46,27 @@ class SendoffMiddleware:
                 if client is not None:
                     client.exception(error, again=False)
                 raise
+
+
+def _flushing(send: Callable[..., Any]) -> Callable[..., Any]:
+    """`send`, after a flush where it says that the application has shut down. No request is left that could wait."""
+
+    async def say(message: dict[str, Any]) -> None:
+        client = current.client
+        if client is not None and str(message.get("type")).startswith("lifespan.shutdown."):
+            client.flush(client.linger)
+        await send(message)
+
+    return say
+
+
+async def _live(receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+    """The lifespan of an application that has none."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
 
 
 def _describe(scope: dict[str, Any]) -> None:
