@@ -30,7 +30,7 @@ bench: $(READY) ## Measure, and print the tables
 	@$(PYTHON) -m bench
 
 chaos: $(READY) ## Kill, stop and cheat everything for CHAOS_SECONDS (300), on CHAOS_PATH (all in turn); CHAOS_SEED repeats
-	@$(PYTHON) -m tests.oracle --path $${CHAOS_PATH:-agent} --seconds $${CHAOS_SECONDS:-300} --cycles $${CHAOS_CYCLES:-0} $${CHAOS_SEED:+--seed $$CHAOS_SEED}
+	@$(PYTHON) -m tests.oracle --path $${CHAOS_PATH:-all} --seconds $${CHAOS_SECONDS:-300} --cycles $${CHAOS_CYCLES:-0} $${CHAOS_SEED:+--seed $$CHAOS_SEED}
 
 fuzz: $(READY) ## Throw damaged input at every decoder, for FUZZ_SECONDS (default 60) each
 	@FUZZ_SECONDS=$${FUZZ_SECONDS:-60} $(PYTHON) -m pytest -q -o timeout=0 tests/fuzz

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import socket
 import ssl
 import sys
 import time
 from base64 import urlsafe_b64decode
+from collections.abc import Callable
 
 import zmq
 from zmq.utils import z85
@@ -104,16 +106,25 @@ def main() -> int:
     rng = random.Random(sys.argv[1])
     https, curve = (Settings({"address": address}, {}).address for address in sys.argv[2:])
     ports = [(address.host, address.port) for address in (https, curve)]
+    deeds: tuple[Callable[[random.Random], None], ...] = (
+        lambda rng: raw(rng.choice(ports), noise(rng)),
+        lambda rng: raw(ports[1], GREETING + noise(rng)),
+        lambda rng: over_curve(rng, curve),
+        lambda rng: over_https(rng, https),
+    )
     while True:
-        deeds = (
-            lambda: raw(rng.choice(ports), noise(rng)),
-            lambda: raw(ports[1], GREETING + noise(rng)),
-            lambda: over_curve(rng, curve),
-            lambda: over_https(rng, https),
-        )
-        with contextlib.suppress(OSError, zmq.ZMQError):
-            rng.choice(deeds)()
+        in_a_child(rng.choice(deeds), rng.random())
         time.sleep(0.2)
+
+
+def in_a_child(deed: Callable[[random.Random], None], seed: float) -> None:
+    """libzmq aborts the process that closes a socket in the middle of a message of several parts, as these do."""
+    pid = os.fork()
+    if not pid:
+        with contextlib.suppress(OSError, zmq.ZMQError):
+            deed(random.Random(seed))
+        os._exit(0)
+    os.waitpid(pid, 0)
 
 
 if __name__ == "__main__":
