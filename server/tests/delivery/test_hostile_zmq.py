@@ -111,7 +111,7 @@ CASES: dict[str, tuple[Behaviour, str, str]] = {
     "garbage": (say_garbage, "does not answer as a Sendoff gateway does", "waiting"),
     "something else": (say_something_else, "does not answer as a Sendoff gateway does", "waiting"),
     "nested": (say_it_is_nested, "does not answer as a Sendoff gateway does", "waiting"),
-    "other results": (say_other_results, "did not answer within 0.5 s", "waiting"),
+    "other results": (say_other_results, "says nothing about the batches that were sent", "waiting"),
     "too much": (say_too_much, "broke the connection while the request was under way", "waiting"),
     "loses its answer": (store_and_lose_the_answer, "did not answer within 0.5 s", "waiting"),
     "stores and says 500": (store_and_say_500, "has a problem of its own (500): it is lying", "waiting"),

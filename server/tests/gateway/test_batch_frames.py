@@ -62,13 +62,14 @@ async def test_what_is_wrong_with_a_batch_is_said_as_the_problem_of_http(
     assert answer["problem"].keys() == {"type", "title", "status", "detail", "remedy", "field"}
 
 
-async def test_a_frame_holds_the_one_batch_that_it_names(gateway: Running) -> None:
-    other = batch("events", [event()], "b-2")
-    both = batch("events", [event()], "b-1") + other
-    for payload in (other, both):
-        answer = await sent(gateway, framed(payload, "b-1"))
-        assert (answer["batch"], answer["problem"]["status"]) == ("b-1", 400)
+async def test_a_frame_holds_many_batches_and_is_named_after_the_first(gateway: Running) -> None:
+    one, two = batch("events", [event()], "b-1"), batch("events", [event()], "b-2")
+    answer = await sent(gateway, framed(two + one, "b-1"))
+    assert (answer["batch"], answer["problem"]["status"]) == ("b-1", 400)
     assert (await gateway.get("counts"))["events"] == 0
+    answer = await sent(gateway, framed(one + two, "b-1"))
+    assert [each["batch"] for each in answer["results"]] == ["b-1", "b-2"]
+    assert (await gateway.get("counts"))["events"] == 2
 
 
 async def test_a_busy_gateway_says_when_to_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

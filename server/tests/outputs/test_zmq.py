@@ -13,6 +13,7 @@ import uvloop
 
 from sendoff_server.delivery import Trouble
 from sendoff_server.outputs.port import Port
+from sendoff_server.outputs.zmq import FRAME_BYTES, _grouped
 from sendoff_server.settings import OutputSettings
 from sendoff_server.wire.batch_frame import BatchFrame, encode_batch_frame
 from server.tests.delivery.router import Behaviour, Router
@@ -200,3 +201,20 @@ async def test_without_descriptors_it_is_said_and_the_process_lives() -> None:
         assert isinstance(found, Trouble)
         assert "no descriptors left" in found.words
         assert await ask(port, b"x") is None
+
+
+@pytest.mark.parametrize(
+    ("sizes", "frames"),
+    [
+        ([10], [1]),
+        ([10] * 64, [64]),
+        ([FRAME_BYTES, 1], [1, 1]),
+        ([FRAME_BYTES - 1, 1, 1], [2, 1]),
+        ([1, 3 * FRAME_BYTES, 1], [1, 1, 1]),
+        ([FRAME_BYTES // 2] * 5, [2, 2, 1]),
+    ],
+)
+def test_batches_share_frames_that_a_slow_line_bears_and_keep_their_order(sizes: list[int], frames: list[int]) -> None:
+    found = _grouped(sizes)
+    assert [part.stop - part.start for part in found] == frames
+    assert [at for part in found for at in range(len(sizes))[part]] == list(range(len(sizes)))

@@ -1,4 +1,4 @@
-"""The answer to a batch that came over ZeroMQ: stored as one that came by `POST /v1/batches`, or the same problem."""
+"""The answer to batches that came over ZeroMQ: stored as those that come by `POST /v1/batches`, or the same problem."""
 
 from sendoff_server.gateway import keys
 from sendoff_server.gateway.ingest import Ingest
@@ -8,9 +8,9 @@ from sendoff_server.wire.frame import FrameError
 
 
 async def answer(ingest: Ingest, holder: keys.Holder, frame: BatchFrame) -> bytes:
-    """Store a batch of the project that `holder` sends for; the message to send back, always. Only after the commit."""
+    """Store a frame's batches in the project that `holder` sends for; the message to send back, after the commit."""
     try:
-        return await ingest.store(holder, frame.payload, frame.encoding, only=frame.batch)
+        return await ingest.store(holder, frame.payload, frame.encoding, named=frame.batch)
     except Exception as error:  # noqa: BLE001 - whatever it is, the sender is answered and the log has the trace
         problem = problem_of(error)
         return encode_problem(frame.batch, problem.as_json(), problem.headers.get("Retry-After"))

@@ -53,19 +53,20 @@ class Ingest:
             encoding = request.headers.get("Content-Encoding", "")
             return web.Response(body=await self._take_in(holder, raw, encoding), content_type="application/json")
 
-    async def store(self, holder: keys.Holder, raw: bytes, encoding: str, *, only: str) -> bytes:
-        """Store what came otherwise than by HTTP, which is to be the batch `only`; the answer, after the commit.
+    async def store(self, holder: keys.Holder, raw: bytes, encoding: str, *, named: str) -> bytes:
+        """Store what came otherwise than by HTTP, which begins with the batch `named`; the answer, after the commit.
 
         Raises what `problems.problem_of` knows the meaning of.
         """
         with self._bodies.reserve(len(raw)):
-            return await self._take_in(holder, raw, encoding, only)
+            return await self._take_in(holder, raw, encoding, named)
 
-    async def _take_in(self, holder: keys.Holder, raw: bytes, encoding: str, only: str = "") -> bytes:
+    async def _take_in(self, holder: keys.Holder, raw: bytes, encoding: str, named: str = "") -> bytes:
         async with self._decode(raw, encoding) as checked:
-            if only and [each.id for each in checked] != [only]:
-                detail = f"it holds {len(checked)} batches, or another one than {only}"
-                raise Problem(400, "The frame is not the batch it names", detail, "send one batch a frame", "batch")
+            if named and checked[0].id != named:
+                detail = f"it begins with another batch than {named}"
+                remedy = "name a frame after its first batch"
+                raise Problem(400, "The frame does not hold the batch it names", detail, remedy, "batch")
             take = self._store.writer.submit(lambda db: self._take(db, holder, checked))
             results = await asyncio.wrap_future(take)
             return encode_results([result.as_json() for result in results], self._dedupe_s)

@@ -1,4 +1,4 @@
-"""A Sendoff gateway over ZeroMQ with CURVE: many batches on their way at once, an answer for each (wire format, 6).
+"""A Sendoff gateway over ZeroMQ with CURVE: frames of up to 64 batches, an answer for each frame (wire format, 6).
 
 What an answer means, what an output promises and when to try again are the same as over HTTP. As there, a lane that
 sends has a connection to itself, so one that hangs holds up no other, and giving a request up ends its connection.
@@ -23,6 +23,11 @@ from sendoff_server.wire.batch import DEFAULT, encode_batch, transcode
 from sendoff_server.wire.batch_frame import encode_batch_frame
 
 log = logging.getLogger(__name__)
+
+
+FRAME_BYTES = 1024 * 1024
+"""A heartbeat is answered between two frames, and not in one: smaller frames bear slower lines, larger ones bring
+nothing more. One batch that is larger by itself needs a line on which it takes less than the gateway's 20 s."""
 
 
 class _Answer(msgspec.Struct):
@@ -61,11 +66,17 @@ class ZmqGatewayOutput:
         return weigh(batch, self._compression)
 
     async def send(self, batches: Sequence[Sealed]) -> Outcome:
-        """Send up to 64 batches, each a frame of its own."""
-        frames = await self._frames(batches)
-        if isinstance(frames, Trouble):
-            return Outcome(trouble=frames)
-        gathered = _Gathered(self.url, batches)
+        """Send up to 64 batches, as one frame or as few."""
+        blobs = await self._blobs(batches)
+        if len(batches) == 1 and len(blobs[0]) > DEFAULT.raw:  # the gateway would break off without a word
+            words = f"{batches[0].id} has {len(blobs[0]):,} bytes, and {DEFAULT.raw:,} may be sent"
+            return Outcome(trouble=Trouble(words, 413))
+        groups = _grouped([len(blob) for blob in blobs])
+        frames = [
+            encode_batch_frame(self._client, batches[part.start].id, self._compression, b"".join(blobs[part]))
+            for part in groups
+        ]
+        gathered = _Gathered(self.url, [batches[part] for part in groups])
         trouble = await self._port.ask(frames, self._timeout_s, gathered.take)
         self.dedupe_s = gathered.dedupe_s or self.dedupe_s
         return Outcome(gathered.results, trouble or gathered.worst())
@@ -92,29 +103,34 @@ class ZmqGatewayOutput:
     async def close(self) -> None:
         await self._port.close()
 
-    async def _frames(self, batches: Sequence[Sealed]) -> list[bytes] | Trouble:
+    async def _blobs(self, batches: Sequence[Sealed]) -> list[bytes]:
         """The spooled blobs as they are, unless another compression is wanted."""
         if self._compression == "zstd":
-            blobs = [batch.blob for batch in batches]
-        else:
-            blobs = await asyncio.to_thread(lambda: [transcode(each.blob, self._compression) for each in batches])
-        if len(batches) == 1 and len(blobs[0]) > DEFAULT.raw:  # the gateway would break off without a word
-            return Trouble(f"{batches[0].id} has {len(blobs[0]):,} bytes, and {DEFAULT.raw:,} may be sent", 413)
-        return [
-            encode_batch_frame(self._client, batch.id, self._compression, blob)
-            for batch, blob in zip(batches, blobs, strict=True)
-        ]
+            return [batch.blob for batch in batches]
+        return await asyncio.to_thread(lambda: [transcode(each.blob, self._compression) for each in batches])
+
+
+def _grouped(sizes: Sequence[int]) -> list[slice]:
+    """Which blobs share a frame: neighbours, as long as it is not beyond FRAME_BYTES; one that is, is alone."""
+    groups: list[slice] = []
+    begin, total = 0, 0
+    for at, size in enumerate(sizes):
+        if at > begin and total + size > FRAME_BYTES:
+            groups.append(slice(begin, at))
+            begin, total = at, 0
+        total += size
+    return [*groups, slice(begin, len(sizes))]
 
 
 class _Gathered:
     """The answers to one request, as they come in."""
 
-    def __init__(self, url: str, batches: Sequence[Sealed]) -> None:
+    def __init__(self, url: str, groups: Sequence[Sequence[Sealed]]) -> None:
         self.results: dict[str, Result] = {}
         self.dedupe_s = 0
         self._url = url
-        self._batches = {batch.id: batch for batch in batches}
-        self._waiting = set(self._batches)
+        self._waiting = {group[0].id: group for group in groups}
+        """What each frame holds that was not answered yet, by what it is named after."""
         self._troubles: list[Trouble] = []
 
     def take(self, answer: bytes) -> bool:
@@ -143,21 +159,20 @@ class _Gathered:
 
     def _stored(self, stored: Stored, answer: bytes) -> bool:
         self.dedupe_s = stored.dedupe_s
+        named = {found.batch for found in stored.results}
+        group = next((group for group in self._waiting.values() if not named.isdisjoint(b.id for b in group)), None)
+        if group is None:
+            words = f"the answer of {self._url} says nothing about the batches that were sent"
+            return self._end(Trouble(words, 200, answer[:EXCERPT_BYTES]))
         try:
-            results = read_results(stored, list(self._batches.values()))
+            results = read_results(stored, group)
         except Senseless as error:
-            return self._contradicts(str(error), answer)
-        for name, result in results.items():
-            if self.results.get(name, result) != result:
-                return self._contradicts(name, answer)
+            self.results.clear()
+            words = f"{self._url} contradicts itself about batch {error}"
+            return self._end(Trouble(words, 200, answer[:EXCERPT_BYTES]))
         self.results |= results
-        self._waiting -= results.keys()
+        del self._waiting[group[0].id]
         return not self._waiting
-
-    def _contradicts(self, name: str, answer: bytes) -> bool:
-        self.results.clear()
-        words = f"{self._url} contradicts itself about batch {name}"
-        return self._end(Trouble(words, 200, answer[:EXCERPT_BYTES]))
 
     def _problem(self, found: _Answer, problem: dict[str, Any]) -> bool:
         status = problem.get("status")
@@ -169,10 +184,9 @@ class _Gathered:
             msgspec.json.encode(problem)[:EXCERPT_BYTES],
             found.retry_after,
         )
-        if found.batch not in self._batches:
-            return self._end(trouble)
         self._troubles.append(trouble)
-        self._waiting.discard(found.batch)
+        if self._waiting.pop(found.batch, None) is None:
+            return True
         return not self._waiting
 
     def _end(self, trouble: Trouble) -> bool:

@@ -1,4 +1,4 @@
-"""Batches over ZeroMQ (wire format, section 6): the frame that holds one, and what is answered. No I/O."""
+"""Batches over ZeroMQ (wire format, section 6): the frame that holds some, and what is answered. No I/O."""
 
 import re
 from dataclasses import dataclass
@@ -10,14 +10,16 @@ from sendoff_server.wire.batch import BATCH_ID, DEFAULT, Compression
 from sendoff_server.wire.frame import MAX_HEADER, VERSION, FrameError
 
 MAX_MESSAGE = DEFAULT.raw + MAX_HEADER
-"""Bytes of a message that holds a batch."""
+"""Bytes of a message that holds batches."""
 _KIND = b'"batch"'
 _CLIENT = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
 class BatchFrame:
-    """One batch on its way. `encoding` and `payload` are what Content-Encoding and the body are over HTTP."""
+    """1 to 64 batches on their way; `batch` names the first. `encoding` and `payload` are what Content-Encoding and the
+    body are over HTTP.
+    """
 
     client: str
     batch: str
@@ -32,7 +34,7 @@ def encode_batch_frame(client: str, batch: str, encoding: Compression, payload: 
 
 
 def decode_batch_frame(data: bytes) -> BatchFrame | None:
-    """A message that holds a batch; None if it is something else. Raises FrameError if it is one, and wrong."""
+    """A message that holds batches; None if it is something else. Raises FrameError if it is one, and wrong."""
     if not is_batch(data):
         return None
     end = data.find(b"\n")
@@ -55,7 +57,7 @@ def decode_batch_frame(data: bytes) -> BatchFrame | None:
 
 
 def is_batch(data: bytes) -> bool:
-    """Whether a message may hold a batch. Costs next to nothing; `decode_batch_frame` knows."""
+    """Whether a message may hold batches. Costs next to nothing; `decode_batch_frame` knows."""
     end = data.find(b"\n", 0, MAX_HEADER + 1)
     return end >= 0 and data.find(_KIND, 0, end) >= 0
 
