@@ -110,6 +110,19 @@ def test_dev_takes_free_places_beside_an_agent_that_runs(sendoff: Sendoff) -> No
     assert dev.wait(30) == 0
 
 
+def test_dev_takes_what_comes_over_zeromq_by_the_line_that_it_prints(sendoff: Sendoff) -> None:
+    dev = sendoff.begin("dev")
+    said = read_until(dev, "Ctrl-C ends it", out=True)
+    look, line = re.search(r"look here +(http://\S+)/dev/", said), re.search(r"over ZeroMQ: (.+)", said)
+    assert look
+    assert line
+    code = f"import sendoff; {line[1]}; sendoff.event('hello', who='world'); assert sendoff.flush(10)"
+    subprocess.run([sys.executable, "-c", code], env=sendoff.environ, timeout=60, check=True)
+    wait_until(partial(number_of_events_is, 1, look[1]))
+    dev.send_signal(signal.SIGINT)
+    assert dev.wait(30) == 0
+
+
 def test_the_doctor_finds_nothing_wrong_with_dev(sendoff: Sendoff) -> None:
     dev = sendoff.begin("dev")
     read_until(dev, "Ctrl-C ends it", out=True)

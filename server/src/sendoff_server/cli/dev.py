@@ -39,6 +39,8 @@ def _words(look: "FirstLook") -> str:
     socket = f'\n  os.environ["SENDOFF_SOCKET"] = "{look.socket}"' if look.socket_is_unusual else ""
     statsd = agent.get("udp")
     pages = f"http://{agent['web']}/" if agent.get("web") else "its pages are switched off"
+    zmq = agent.get("zmq", "")
+    by_zmq = f'\nor over ZeroMQ: sendoff.init("zmq+ipc://{zmq}", service="my-app")' if zmq.startswith("/") else ""
     plain = f"\nor send any StatsD line to udp://{statsd}\n" if statsd else ""
     return f"""
 Sendoff runs: agent and gateway in one process, for a first look.
@@ -52,6 +54,6 @@ Put this into an app that has the package sendoff installed:
   import sendoff
   sendoff.init(service="my-app")
   sendoff.event("hello", who="world")
-{plain}
+{by_zmq}{plain}
 Ctrl-C ends it.
 """

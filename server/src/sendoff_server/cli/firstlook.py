@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from sendoff_server.agent import Agent
 from sendoff_server.gateway import Gateway, keys
-from sendoff_server.inputs.sockets import default_unix_path
+from sendoff_server.inputs.sockets import MAX_PATH, default_unix_path
 from sendoff_server.settings import OutputSettings, Settings, split_listen
 
 PROJECT = "dev"
@@ -73,6 +73,7 @@ class FirstLook:
             "unix": inputs.unix.model_copy(update={"path": unix}),
             "udp": inputs.udp.model_copy(update={"listen": statsd[0]}),
             "tcp": inputs.tcp.model_copy(update={"listen": statsd[1]}),
+            "zmq": inputs.zmq.model_copy(update={"listen": inputs.zmq.listen or self._ipc()}),
         }
         return settings.model_copy(
             update={
@@ -84,6 +85,11 @@ class FirstLook:
                 ),
             }
         )
+
+    def _ipc(self) -> str:
+        """A place for ZeroMQ, unless its path would be too long for a socket."""
+        path = self.folder / "agent.zmq"
+        return f"ipc://{path}" if len(os.fsencode(path)) <= MAX_PATH else ""
 
     def _key(self) -> str:
         """The key of the project; the one of the last time, if the gateway still knows it."""
