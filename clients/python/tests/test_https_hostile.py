@@ -4,6 +4,7 @@ says what is wrong. Then it is well, and everything arrives once.
 
 from __future__ import annotations
 
+import _socket
 import gzip
 import json
 import os
@@ -18,9 +19,11 @@ import pytest
 import sendoff
 from clients.python.tests.peer import until
 from clients.python.tests.web import Asked, Web, reset
-from sendoff import current
+from sendoff import current, frame
 from sendoff.client import Client
 from sendoff.sending import channel, connection, https, verdict
+from sendoff.sending.contract import Job
+from sendoff.settings import Settings
 from server.tests.delivery import certificates
 
 LIMIT = 0.4
@@ -333,6 +336,57 @@ def test_a_retry_after_is_kept_within_reason(
     assert isinstance(client, Client)
     says("503")
     assert least - 1 <= client.outbox.channel.retry_at - time.monotonic() <= most
+
+
+def test_an_answer_in_records_of_single_bytes_does_not_pile_up(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = threading.Event()
+    receive, piled_up = connection.Connection._receive, [0]
+
+    def recorded(self: connection.Connection) -> bytes | None:
+        piled_up.append(self._incoming.pending if self.stage == "open" else 0)
+        return receive(self)
+
+    def behave(asked: Asked) -> None:
+        asked.say(OK + b"Content-Length: 10000\r\n\r\n")
+        for _ in range(9_999):
+            asked.say(b" ")
+        sent.set()
+        time.sleep(LIMIT)
+
+    web.behave = behave
+    monkeypatch.setattr(connection.Connection, "_receive", recorded)
+    opener = https.HttpsOpener(Settings({"address": f"https://{web.key}@localhost:{web.port}"}, {}).address)
+    opener.prepare()
+    request = opener.open("127.0.0.1", socket.AF_INET)
+    request.job = Job(frame.hello("a" * 32, {}, 1, 1, {}))
+    assert request.go_on()
+    request.ship()
+    until(lambda: request.read() == [] and web.asked, "the request is out")
+    assert sent.wait(10)
+    until(lambda: request.read() == [] and len(request._answer.body) == 9_999, "all that was sent")
+    assert max(piled_up) < 100, "part of a record"
+    request.close()
+
+
+def test_what_makes_a_connection_better_may_be_missing(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_socket, "TCP_NOTSENT_LOWAT", 9_999)
+    monkeypatch.delattr(_socket, "TCP_USER_TIMEOUT")
+    start(web)
+    assert sendoff.event("e0")
+    assert sendoff.flush(5), trouble()
+
+
+def test_tls_that_could_not_be_loaded_is_loaded_later(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scarce() -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(https, "_context", scarce)
+        start(web)
+        assert sendoff.event("e0")
+        says("TLS cannot be used: OSError: [Errno 24]")
+    assert sendoff.flush(5), trouble()
+    assert web.names() == ["e0"]
 
 
 def test_what_is_refused_in_a_large_request_is_found_and_dropped_alone(web: Web) -> None:

@@ -98,7 +98,7 @@ class Web(Peer):
         listening.bind(("127.0.0.1", port))
         listening.listen(64)
         self.port: int = listening.getsockname()[1]
-        self._taking = threading.Lock()
+        self.taking = threading.Lock()
         super().__init__(listening)
         self.acknowledging = False
 
@@ -150,7 +150,7 @@ class Web(Peer):
 
     def take(self, asked: Asked) -> bytes:
         client = ""
-        with self._taking:
+        with self.taking:
             for frames, unit in enumerate(asked.units, 1):
                 self._take(asked.connection, asked.number, frames, unit)
                 header, _, payload = unit.partition(b"\n")

@@ -1,8 +1,8 @@
 """One connection to a gateway: TCP, a tunnel through a proxy if there is one, TLS if the address says so. Never waits.
 
 TLS runs between two buffers (`ssl.MemoryBIO`), so what is read and written is a bare socket, which nobody patches.
-An exception that a signal handler raises in the middle leaves it unknown how far things went: such a connection is
-*torn*, and of no use any more.
+An exception that a signal handler raises in the middle of a call leaves it unknown how far things went: who calls must
+see to it that such a connection is not used any more.
 """
 
 from __future__ import annotations
@@ -12,16 +12,12 @@ import errno
 import os
 from contextlib import suppress
 
-from sendoff.sending.contract import Gone, Torn
+from sendoff.sending.contract import Gone
 from sendoff.sending.http_answer import Answer, AnswerError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
-    from typing import TypeVar
-
-    T = TypeVar("T")
 
 CONNECT = 10.0
 """Seconds for a connection to be made, and as many for the tunnel and the handshake."""
@@ -73,8 +69,8 @@ class Connection:
     """
 
     __slots__ = (
+        "_ending",
         "_incoming",
-        "_inside",
         "_mark",
         "_out",
         "_outgoing",
@@ -96,7 +92,8 @@ class Connection:
         self._out = memoryview(b"")
         self._mark = 0
         self._tunnel = Answer(to_connect=True)
-        self._inside = False
+        self._ending = False
+        """Whether TLS has an end or an error to tell that was not told yet."""
         self.stage = "connect"
         self.requests = 0
         self.since = self.idle = now
@@ -107,11 +104,7 @@ class Connection:
             raise self._unreached(error.errno) from None
         try:
             self._socket.setblocking(False)
-            self._socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-            if hasattr(_socket, "TCP_NOTSENT_LOWAT"):  # so that a slow line is seen to make progress
-                self._socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NOTSENT_LOWAT, UNSENT)
-            if hasattr(_socket, "TCP_USER_TIMEOUT"):  # one that has silently gone is noticed as soon as a slow one
-                self._socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_USER_TIMEOUT, int(PROGRESS * 1000))
+            _tune(self._socket)
             self._socket.connect(address)
         except BlockingIOError:
             pass  # on its way
@@ -133,16 +126,25 @@ class Connection:
         """Go on as far as can be. True once requests may be written. Raises `Gone`."""
         if self.due_at is not None and now >= self.due_at:
             raise self._late()
-        self._run(lambda: self._advance(now))
+        if self.stage == "connect":
+            self._connect(now)
+        if self.stage == "tunnel":
+            self._flush(now)
+            self._through_tunnel(now)
+        if self.stage == "handshake":
+            self._handshake()
+        self._flush(now)
         return self.stage == "open"
 
     def write(self, data: memoryview, now: float) -> int:
         """Take some of `data`: the number of bytes taken, 0 if the peer is slow. Raises `Gone`."""
-        return 0 if self._out else self._run(lambda: self._write(data[:PIECE], now))
+        return 0 if self._out else self._write(data[:PIECE], now)
 
     def read(self) -> bytes | None:
-        """What has come: nothing is `b""`, the orderly end None. Raises `Gone`."""
-        return self._run(lambda: self._receive() if self._tls is None else self._decrypt(self._tls))
+        """What has come, READ bytes or a little more: nothing is `b""`, the orderly end None. Raises `Gone`. Where it
+        returns something, more may have come.
+        """
+        return self._receive() if self._tls is None else self._decrypt(self._tls)
 
     @property
     def is_quiet(self) -> bool:
@@ -156,12 +158,13 @@ class Connection:
     def session(self) -> ssl.SSLSession | None:
         """What makes the next handshake with the same peer shorter, if the certificate was looked at in this one."""
         tls = self._tls
-        return tls.session if tls is not None and not self._inside and not tls.session_reused else None
+        fresh = tls is not None and not tls.session_reused and tls.context is self._place.context
+        return tls.session if tls is not None and fresh else None
 
     def farewell(self) -> None:
         """End it in order, as far as that goes without waiting."""
         try:
-            if self._tls is not None and self.stage == "open" and not self._inside and not self._out:
+            if self._tls is not None and self.stage == "open" and not self._out:
                 self._socket.send(self._end_tls(self._tls), _NO_SIGNAL)
         except OSError:
             pass  # the peer has gone already
@@ -174,30 +177,7 @@ class Connection:
         except OSError:
             return  # closed all the same
 
-    def _run(self, work: Callable[[], T]) -> T:
-        """`work`, unless an earlier one was interrupted: it did not even come to raise `Gone`."""
-        if self._inside:
-            raise Torn("torn by an exception from a signal handler")
-        self._inside = True
-        try:
-            done = work()
-        except Gone:
-            self._inside = False
-            raise
-        self._inside = False
-        return done
-
     # From here on: the stages.
-
-    def _advance(self, now: float) -> None:
-        if self.stage == "connect":
-            self._connect(now)
-        if self.stage == "tunnel":
-            self._flush(now)
-            self._through_tunnel(now)
-        if self.stage == "handshake":
-            self._handshake()
-        self._flush(now)
 
     def _connect(self, now: float) -> None:
         failed = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
@@ -334,30 +314,33 @@ class Connection:
             raise self._broken(error) from None
 
     def _decrypt(self, tls: ssl.SSLObject) -> bytes | None:
-        """What has come, decrypted. Each call that lets go of the interpreter's lock may wait to get it back, so TLS is
-        not asked where nothing has come.
+        """What has come, decrypted: all of it, so that the socket tells whether there is more, and nothing piles up.
+        TLS is not asked where nothing has come: each call of it may wait long to get the interpreter's lock back.
         """
         import ssl
 
-        for _ in range(READS):
-            data = self._receive()
-            if data is None:
-                self._incoming.write_eof()
-            elif data:
-                self._incoming.write(data)
-            elif not self._incoming.pending and not tls.pending():
-                break
-            try:
-                return tls.read(READ) or None
-            except ssl.SSLWantReadError:
-                self._collect()  # an answer to a change of keys
-            except ssl.SSLZeroReturnError:
-                return None
-            except ssl.SSLEOFError:
-                raise Broken(f"{self._place.where} cut the connection off") from None
-            except ssl.SSLError as error:
-                raise Broken(f"{self._place.where} broke the encryption: {_reason(error)}") from None
-        return b""
+        data = self._receive()
+        if data is None:
+            self._incoming.write_eof()
+        elif data:
+            self._incoming.write(data)
+        elif not (self._incoming.pending or tls.pending() or self._ending):
+            return b""
+        found = []
+        try:
+            while piece := tls.read(READ):
+                found.append(piece)
+            self._ending = True
+        except ssl.SSLWantReadError:
+            self._collect()  # an answer to a change of keys
+            return b"".join(found)
+        except ssl.SSLError as error:
+            self._ending = True
+            if not found and not isinstance(error, ssl.SSLZeroReturnError):
+                cut = isinstance(error, ssl.SSLEOFError)
+                how = "cut the connection off" if cut else f"broke the encryption: {_reason(error)}"
+                raise Broken(f"{self._place.where} {how}") from None
+        return b"".join(found) or None
 
     # From here on: words.
 
@@ -386,6 +369,18 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"Connection({self._place.where}, {self.stage}, fileno={self.fileno})"
+
+
+def _tune(sock: _socket.socket) -> None:
+    """What makes a connection better, and may be missing where Linux is only imitated."""
+    wishes = (
+        ("TCP_NODELAY", 1),
+        ("TCP_NOTSENT_LOWAT", UNSENT),  # so that a slow line is seen to make progress
+        ("TCP_USER_TIMEOUT", int(PROGRESS * 1000)),  # one that has silently gone is noticed as soon as a slow one
+    )
+    for name, value in wishes:
+        with suppress(OSError, AttributeError):
+            sock.setsockopt(_socket.IPPROTO_TCP, getattr(_socket, name), value)
 
 
 def _reason(error: OSError) -> str:

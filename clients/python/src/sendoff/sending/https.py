@@ -13,8 +13,8 @@ import time
 from contextlib import suppress
 
 from sendoff import frame
-from sendoff.sending.connection import BadCertificate, Broken, Connection, Place
-from sendoff.sending.contract import Answered, Gone
+from sendoff.sending.connection import READS, BadCertificate, Broken, Connection, Place
+from sendoff.sending.contract import Answered, Gone, Torn
 from sendoff.sending.http_answer import Answer, AnswerError
 from sendoff.sending.http_body import Body, Limits
 from sendoff.sending.proxy import Proxy, proxy_for
@@ -49,6 +49,8 @@ class HttpsOpener:
         self.limits = Limits()
         self._unusable = ""
         """Why there can be no request at all."""
+        self._no_tls = ""
+        """Why TLS could not be loaded; that is tried again after the next request has failed by it."""
         self._distrusted = False
         self._proxy: Proxy | None = None
         host = address.host
@@ -76,24 +78,29 @@ class HttpsOpener:
 
     @property
     def ready(self) -> bool:
-        """Whether TLS is, or never will be."""
-        return bool(self.address.scheme == "http" or self.place.context or self._unusable)
+        """Whether TLS is loaded, or cannot be."""
+        return bool(self.address.scheme == "http" or self.place.context or self._unusable or self._no_tls)
 
     def prepare(self) -> None:
         """Load `ssl` and the authorities of the system, which takes tens of milliseconds. Not under the lock."""
         place = self.place
-        if self.address.scheme != "https" or self._unusable or (place.context is not None and not self._distrusted):
+        if self.address.scheme != "https" or self._unusable or self._no_tls:
+            return
+        if place.context is not None and not self._distrusted:
             return
         try:
             place.context, place.session = _context(), None
             self._distrusted = False
         except (ImportError, OSError, ValueError) as error:
-            self._unusable = f"TLS cannot be used: {type(error).__name__}: {error}"
+            self._no_tls = f"TLS cannot be used: {type(error).__name__}: {error}"
 
     def open(self, host: str, family: int) -> Request:
         """Begin a request, on the connection that is kept or on a new one to `host`. Raises `Gone`."""
         if self._unusable:
             raise Gone(self._unusable, wait=SET_UP_WRONG)
+        if self._no_tls:
+            why, self._no_tls = self._no_tls, ""
+            raise Gone(why, wait=SET_UP_WRONG)
         now = time.monotonic()
         kept, self._kept = self._kept, None
         if kept is not None and not (now - kept.idle < IDLE and now - kept.since < OLDEST and kept.is_quiet):
@@ -115,16 +122,8 @@ class HttpsOpener:
 
     def keep(self, connection: Connection) -> None:
         """Take back the connection of a request that was answered."""
-        now = time.monotonic()
-        if connection.requests == 1 and connection.session is not None:
-            self.place.session = connection.session
-            self._session_until = (
-                max(self._session_until, now + SESSION) if self._session_until > now else now + SESSION
-            )
-        connection.idle = now
-        self._kept, before = connection, self._kept
-        if before is not None:
-            before.close()
+        connection.idle = time.monotonic()
+        self._kept = connection
 
     def remember(self, connection: Connection) -> None:
         """It was answered on: its session of TLS is good for the next one."""
@@ -163,6 +162,7 @@ class Request:
         "_end",
         "_family",
         "_host",
+        "_inside",
         "_opener",
         "_rest",
         "_whole",
@@ -182,6 +182,8 @@ class Request:
         self._answer = Answer()
         self._answer_by: float | None = None
         self._end: Gone | None = None
+        self._inside = False
+        """Whether somebody is at it, or was interrupted there."""
         self.job: Job | None = None
 
     def go_on(self) -> bool:
@@ -196,17 +198,13 @@ class Request:
             raise self._end
         if not self._body.sealed and self._body.frames:
             self._body.seal()
-            self._drive(time.monotonic(), listen=False)
+            self._drive(listen=False)
 
     def read(self) -> list[Ack]:
         """Go on with everything. The acknowledgement, once, when the answer is there."""
         if self._end is not None:
             raise self._end
-        now = time.monotonic()
-        if not self._body.sealed:
-            self._connection.advance(now)
-            return []
-        self._drive(now, listen=True)
+        self._drive(listen=True)
         if not self._answer.done:
             return []
         ack = self._take_answer()
@@ -244,8 +242,24 @@ class Request:
 
     # From here on: the request on its way.
 
-    def _drive(self, now: float, *, listen: bool) -> None:
-        """Go on with the request. Not `listen`: it has only just begun, and no answer can be there."""
+    def _drive(self, *, listen: bool) -> None:
+        """Go on with the request. Not `listen`: it has only just begun, and no answer can be there. An exception other
+        than `Gone` (from a signal handler) leaves it unknown what was packed, written and read.
+        """
+        if self._inside:
+            raise Torn("torn by an exception from a signal handler")
+        self._inside = True
+        try:
+            self._carry(time.monotonic(), listen=listen)
+        except Gone:
+            self._inside = False
+            raise
+        self._inside = False
+
+    def _carry(self, now: float, *, listen: bool) -> None:
+        if not self._body.sealed:
+            self._connection.advance(now)
+            return
         if not self._whole:
             if not self._body.pack():
                 return
@@ -290,7 +304,9 @@ class Request:
 
     def _read_answer(self) -> None:
         try:
-            while not self._answer.done:
+            for _ in range(READS):
+                if self._answer.done:
+                    return
                 data = self._connection.read()
                 if data is None:
                     if not self._answer.begun:
