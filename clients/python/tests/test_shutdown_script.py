@@ -1,4 +1,4 @@
-"""A plain script ended by SIGTERM, without an agent: alone that runs no `atexit`; with the line of the recipe it does."""
+"""A plain script ended by SIGTERM, without an agent: that alone runs no `atexit`; with the recipe's line it does."""
 
 from __future__ import annotations
 
