@@ -14,6 +14,8 @@ from clients.python.tests.peer import Peer, listen, until
 from sendoff import current
 from sendoff.client import Client
 from sendoff.frame import Ack
+from sendoff.sending.contract import Gone
+from sendoff.sending.stream import SocketStream
 
 
 def client() -> Client:
@@ -383,3 +385,16 @@ def test_a_second_init_waits_but_shortly_for_what_the_first_client_holds(peer: P
     assert time.monotonic() - began < 5
     peer.acknowledging = True
     sendoff.init(enabled=False)
+
+
+def test_an_acknowledgement_right_before_the_end_of_a_connection_counts() -> None:
+    here, there = socket.socketpair()
+    stream = SocketStream(here)
+    here.setblocking(False)
+    body = b'{"ack": 7}'
+    there.sendall(len(body).to_bytes(4, "little") + body)
+    there.close()
+    assert [ack.upto for ack in stream.read()] == [7]
+    with pytest.raises(Gone, match="closed by the agent"):
+        stream.read()
+    stream.close()

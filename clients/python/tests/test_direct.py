@@ -340,6 +340,44 @@ def test_a_name_is_looked_up_by_the_clients_thread_and_its_addresses_are_tried_i
     assert _thread.get_ident() not in asked
 
 
+def test_a_name_that_is_not_found_is_looked_up_after_waits_that_grow(
+    gateway: Peer, opener: Sockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def look_up(host: str, port: int) -> list[tuple[str, int]]:
+        asked.append(host)
+        raise OSError("no such name")
+
+    monkeypatch.setattr(direct, "look_up", look_up)
+    outbox = begin(CURVE.replace("127.0.0.1", "gateway.example"), linger=0)
+    sendoff.event("x")
+    until(lambda: outbox.channel.failures >= 5, "five tries")
+    assert len(asked) <= outbox.channel.failures + 1
+    stats = sendoff.stats()
+    assert (stats["connected"], stats["trouble"]) == (False, "the name gateway.example is not found: no such name")
+
+
+def test_an_event_or_a_point_handed_over_while_another_thread_closes_is_counted(
+    gateway: Peer, opener: Sockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = begin(CURVE)
+    sendoff.event("in time")
+    assert sendoff.flush(10)
+
+    def meanwhile(*_: object) -> float:
+        sendoff.close(0.2)
+        return 1e-9
+
+    monkeypatch.setattr(outbox.holder, "has_room", meanwhile)  # who asks has seen that the client is open
+    receipt = sendoff.event("late", confirm=True)
+    assert (receipt.state, receipt.reason) == ("dropped", "closed")
+    outbox._closing, outbox._rng = False, meanwhile
+    sendoff.increment("late", rate=0.5)
+    stats = sendoff.stats()
+    assert (stats["dropped"], stats["points_waiting"]) == ({"event.closed": 1, "metric.closed": 1}, 0)
+
+
 def test_a_child_after_a_fork_is_a_client_of_its_own_and_leaves_the_parents_connection_alone(
     gateway: Peer, opener: Sockets
 ) -> None:

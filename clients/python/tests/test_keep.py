@@ -194,6 +194,16 @@ def test_an_heir_waits_for_a_gateway_that_is_not_there_yet(spool: Path, tmp_path
             assert len(peer.durable) == 5
 
 
+def test_what_an_heir_gives_up_is_counted(spool: Path, peer: Peer, socket_path: Path) -> None:
+    peer.acknowledging, peer.hang_up_after = False, 2
+    path = leave(spool, label(), range(1, 2))
+    with keeping(spool, socket_path, label()) as keep:
+        keep.start()
+        until(lambda: not path.exists(), "the file is done", 20)
+        until(lambda: not keep.heir.runs, "the heir is")
+        assert keep.heir.refused == {"unacceptable": 1}
+
+
 def test_a_file_whose_owner_lives_is_left_alone(spool: Path, peer: Peer, socket_path: Path) -> None:
     alive, dead = label(), label()
     path = leave(spool, alive, range(1, 4))

@@ -20,12 +20,32 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.mark.parametrize(
     "address",
     ["tcp://x:1", "unix://relative", "udp://host", "udp://host:0", "udp://host:99999", "udp://:1", "/path",
-     "unix:///" + "x" * 120, "udp://a/b:1", 7, "http://x", "udp://h:\u0663"],
+     "unix:///" + "x" * 120, "udp://a/b:1", 7, "http://x", "udp://h:\u0663", "https://KEY@host\n", "udp://ho\rst:1"],
 )  # fmt: skip
 def test_a_wrong_address_is_named_with_its_remedy(address: Any) -> None:
     with pytest.raises(SettingError, match=r"sendoff.init: address must .*, not "):
         sendoff.init(address)
     assert current.client is None
+
+
+SECRET = "aB3-" * 10 + "xyz"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["{}@gateway.example.com", "https:/{}@host", "https://{}", "https://{}/prefix", "https://{}@host:x", "http://x:{}",
+     "zmq+curve://{}?server=x", "zmq+curve://{}@host:1", "zmq+curve://host:1?server={}", "zmq+curve://{} host:1",
+     "zmq+curve://{}@host:1?server={}=", "HTTPS://{}@host", "udp://{}@host:1", "{}"],
+)  # fmt: skip
+def test_what_is_said_of_a_wrong_address_never_shows_its_secret_wherever_that_is(address: str) -> None:
+    with pytest.raises(SettingError, match=r"sendoff.init: address must .*, not ") as raised:
+        sendoff.init(address.replace("{}", SECRET))
+    assert SECRET[:8] not in str(raised.value)
+
+
+def test_a_wrong_address_is_shown_where_no_secret_can_be_in_it() -> None:
+    with pytest.raises(SettingError, match=r"not 'https://gateway\.example\.com:8443/below'"):
+        sendoff.init("https://gateway.example.com:8443/below")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import sendoff
 from clients.python.tests.peer import Peer, listen_tcp, points_of, until
 from sendoff import current
 from sendoff.client import Client
-from sendoff.sending import routes
+from sendoff.sending import routes, udp
 
 
 class Datagrams:
@@ -138,13 +138,11 @@ def test_points_that_no_agent_took_are_counted_and_reported_later() -> None:
 def test_a_name_is_not_looked_up_on_the_callers_thread(agent: Datagrams, monkeypatch: pytest.MonkeyPatch) -> None:
     import _thread
 
-    from sendoff.sending import udp
-
     callers: list[int] = []
 
-    def look_up(host: str, port: int) -> tuple[str, int]:
+    def look_up(host: str, port: int) -> list[tuple[str, int]]:
         callers.append(_thread.get_ident())
-        return "127.0.0.1", socket.AF_INET
+        return [("127.0.0.1", socket.AF_INET)]
 
     monkeypatch.setattr(udp, "look_up", look_up)
     sendoff.init(f"udp://agent.internal:{agent.port}")
@@ -166,3 +164,36 @@ def test_an_agent_that_comes_back_gets_the_events(agent: Datagrams) -> None:
     assert isinstance(second, Peer)
     until(lambda: [got.body["name"] for got in second.durable][-1:] == ["two"], "the event")
     assert sendoff.flush(5)
+
+
+def test_a_name_that_is_not_found_is_asked_for_now_and_then_and_the_thread_sleeps_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[str] = []
+    turns: list[float] = []
+
+    def look_up(host: str, port: int) -> list[tuple[str, int]]:
+        looks.append(host)
+        raise OSError("no such name")
+
+    monkeypatch.setattr(udp, "look_up", look_up)
+    monkeypatch.setattr(routes, "LOOK_UP_RETRY", 0.2)
+    sendoff.init("udp://agent.internal:8125", linger=0)
+    assert isinstance(current.client, Client)
+    outbox = current.client.outbox
+    turn = outbox.turn
+
+    def counted() -> Any:
+        turns.append(time.monotonic())
+        return turn()
+
+    monkeypatch.setattr(outbox, "turn", counted)
+    sendoff.increment("a")
+    until(lambda: len(looks) >= 4, "four looks")
+    assert len(turns) < 10 * len(looks)
+    assert sendoff.stats()["trouble"] == "the name agent.internal is not found: no such name"
+
+
+def test_what_is_no_name_is_a_name_that_is_not_found() -> None:
+    with pytest.raises(OSError, match="idna"):
+        udp.look_up("agent..internal", 8125)

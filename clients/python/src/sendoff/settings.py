@@ -155,7 +155,7 @@ def _host(place: str, scheme: str, usual: int | None) -> tuple[str, int]:
         host, port = place, str(usual)
     bracketed = host.startswith("[") and host.endswith("]")
     host = host[1:-1] if bracketed else host
-    right = host and (bracketed or ":" not in host) and not set(host) & set("/@?# \0[]")
+    right = host.isprintable() and host and (bracketed or ":" not in host) and not set(host) & set("/@?# []")
     if not right or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
         raise ValueError(f"must name a host and a port: {scheme}://host:port")
     return host, int(port)
@@ -265,12 +265,25 @@ DECLARED = (
 def _shown(name: str, value: object) -> str:
     """What was given, for the message of an error. An address may have a secret in it, and is shown without."""
     if type(value) is str:
-        if name == "address" and "@" in value:
-            value = f"{value.partition('://')[0]}://…@{value.rpartition('@')[2]}"
-        return ascii(value[:100])
+        return ascii((_without_secret(value) if name == "address" else value)[:100])
     if type(value) is float or (type(value) is int and value.bit_length() <= 64):
         return str(value)
     return f"something of the type {type(value).__name__}"
+
+
+def _without_secret(address: str) -> str:
+    """An address as it may be shown. What is wrong with it may be just that its secret is not where it belongs, so
+    whatever is as long as one goes, too.
+    """
+    import re
+
+    scheme, separator, rest = address.partition("://")
+    if scheme in ("unix", "zmq+ipc"):
+        return address
+    if not separator or "@" in scheme:
+        scheme, separator, rest = "", "", address
+    _, at, place = rest.rpartition("@")
+    return re.sub(r"[\w-]{17,}", "…", f"{scheme}{separator}{'…' if at else ''}{at}{place}")
 
 
 class Settings:

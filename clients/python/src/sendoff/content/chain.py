@@ -149,8 +149,9 @@ class Capturer:
         return not file.startswith((_STDLIB, _STDLIB_AS_IMPORTED))
 
     def _vars(self, frame: FrameType, room: Room) -> dict[str, str]:
-        # not a function: a module's globals are no locals, a class body's may be any mapping
-        if not frame.f_code.co_flags & 0x1:
+        # not a function: a module's globals are no locals, a class body's may be any mapping. And in our own frames an
+        # address with its key goes from hand to hand
+        if not frame.f_code.co_flags & 0x1 or frame.f_code.co_filename.startswith(_OURS):
             return {}
         found: dict[str, str] = {}
         for name, value in list(frame.f_locals.items())[:VARS]:

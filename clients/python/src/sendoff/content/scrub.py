@@ -40,7 +40,7 @@ _LOOKS = re.compile(
     r"|\beyJ[\w-]{8,300}\.[\w-]{4,4096}(?:\.[\w-]{0,1024})?"
     r"|-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[\s\S]*"
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_\w{20,255}|\b[spr]k_(?:live|test)_\w{8,255}|\bsk_[\w-]{43}|\bxox[abprs]-[\w-]{10,255}"
-    r"|(?<=://)[^/\s:@]{0,200}:[^/\s@]{1,200}(?=@)"
+    r"|(?<=://)[^/\s:@]{0,200}:[^/\s@]{1,200}(?=@)|(?<=://)[^/\s:@]{17,200}(?=@)"
 )
 _NAMED = re.compile(
     r"""((?i:passw(?:or)?d|passphrase|pwd|secret|token|api_?key)"""

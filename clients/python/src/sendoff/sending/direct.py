@@ -14,7 +14,7 @@ import time
 from sendoff.sending.channel import Channel
 from sendoff.sending.contract import Gone
 from sendoff.sending.routes import STREAM_ROOM, farewell, report
-from sendoff.sending.udp import numeric
+from sendoff.sending.udp import look_up, numeric
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,14 +49,6 @@ def make_opener(address: Address, linger: float) -> Opener:
     from sendoff.sending.https import HttpsOpener
 
     return HttpsOpener(address)
-
-
-def look_up(host: str, port: int) -> list[tuple[str, int]]:
-    """(address, family) of each address that a host's name has. Blocks. Raises `OSError`, or `UnicodeError` for what is
-    no name.
-    """
-    found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
-    return list(dict.fromkeys((str(address[0]), family) for family, _, _, _, address in found))
 
 
 class DirectRoute:
@@ -101,7 +93,7 @@ class DirectRoute:
     def _open(self) -> Stream:
         """To the next of the host's addresses, so that one which does not answer is passed over."""
         if not self._places:
-            raise Gone(f"the name {self._host} is not looked up yet")
+            raise Gone(self.channel.trouble)  # `prepare` has said why
         self._turn += 1 if self.channel.failures else 0
         return self._opener.open(*self._places[self._turn % len(self._places)])
 
@@ -145,14 +137,16 @@ class DirectRoute:
         ):
             return
         try:
-            self._places = look_up(self._host, self._port) or self._places
-        except (OSError, UnicodeError) as error:
+            self._places = look_up(self._host, self._port)
+        except OSError as error:
             channel.trouble = f"the name {self._host} is not found: {error}"
         self._looked_up_at = now
 
     def send(self, now: float, wall_ms: int, waiting: Waiting, at_most: int) -> None:
-        """Hand over durable frames, then metrics, once it is known where to and how."""
-        if self._places and self._opener.ready:
+        """Hand over durable frames, then metrics, once it is known where to and how. A name that is not found is a
+        connection that fails: there is a wait before the next try.
+        """
+        if (self._places or self._looked_up_at) and self._opener.ready:
             self.channel.pump(now, wall_ms, waiting, at_most)
 
     def report(self, now: float) -> None:

@@ -127,6 +127,8 @@ class Heir:
         route, self._route = self._route, None
         if route is not None:
             route.leave()
+            if given_up := route.channel.dropped().get("event.unacceptable", 0):
+                self.refused["unacceptable"] = self.refused.get("unacceptable", 0) + given_up
 
     def _adopt(self, name: str) -> None:
         """Send one file, and delete it. Raises `OSError`."""

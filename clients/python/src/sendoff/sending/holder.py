@@ -81,7 +81,7 @@ class Holder:
         before it is sent waits for its time to be over, unless this is to `flush`.
         """
         if self.ended:
-            self._refuse_pending()
+            self._refuse()
             return
         self._take_pending()
         self._keep_fresh()
@@ -106,12 +106,15 @@ class Holder:
             self.pending.popleft()
         self.pending_bytes = 0
 
-    def _refuse_pending(self) -> None:
+    def _refuse(self) -> None:
         """For threads that had looked just before the end."""
         while self.pending:
             self.pending[0].drop("closed")
             self.tally.many("event.closed", 1)
             self.pending.popleft()
+        while self.points.queue:
+            self.tally.many("metric.closed", 1)
+            self.points.queue.popleft()
 
     def _pack(self, now: float, wall_ms: int, payloads: list[tuple[bytes, int]], dropped: int) -> None:
         self.packed_at = now
@@ -154,23 +157,20 @@ class Holder:
 
     def settled(self) -> bool:
         """Whether nothing is on its way: no point unsent, no event unacknowledged, nor a point where that is told."""
-        return not (
-            self.pending
-            or self.points.queue
-            or self.points.taken
-            or self.window.size
-            or self._fresh
-            or self.waiting.parcels
-            or self.waiting.sent
-            or self.channel.held.unfinished
-            or self.channel.busy
-        )
+        return not (self.pending or self._has_points() or self.channel.held.unfinished or self.channel.busy)
 
     def only_metrics(self) -> bool:
-        """Whether no event is held but in the spool, whose next user sends it, after it was tried."""
+        """Whether no event is held."""
+        return not (self.pending or self.channel.held.unfinished)
+
+    def only_kept(self) -> bool:
+        """Whether nothing is held but events in the spool, whose next user sends them."""
         keep = self.channel.keep
-        kept = keep is not None and keep.written and not keep.unkept and self.channel.connects > 0
-        return not (self.pending or (self.channel.held.unfinished and not kept))
+        return keep is not None and keep.written and not (keep.unkept or self.pending or self._has_points())
+
+    def _has_points(self) -> bool:
+        points, waiting = self.points, self.waiting
+        return bool(points.queue or points.taken or self.window.size or self._fresh or waiting.parcels or waiting.sent)
 
     def end(self, left: float) -> None:
         """Say bye within about `left` seconds. What was never written, nor is in the spool, is counted as dropped."""

@@ -48,6 +48,10 @@ THREAD_RETRY = 5.0
 """Seconds until a thread that did not come to run is tried again: starting it may fail, or be interrupted."""
 THREAD_COMES = 0.5
 """Seconds that a thread may take to come to run, before callers do its work."""
+THREAD_LEAVES = 0.5
+"""Seconds that the end waits for the thread to come out: thousands of frames, encrypted or compressed, take it a tenth
+of that.
+"""
 THREAD_TRIES = 3
 """Threads that are started at most. Where they never run (uWSGI without `--enable-threads`) each try leaves one behind.
 """
@@ -161,7 +165,7 @@ class Outbox:
         self.holder.pending_bytes += size
         self.pending.append(durable)
         try:
-            if self._hands_over and not self._alone():
+            if self._hands_over and not self.ended and not self._alone():
                 if self._in_poll:
                     self._wake()
             else:
@@ -323,8 +327,10 @@ class Outbox:
         self.channel.receive(time.monotonic())
 
     def _hopeless(self) -> bool:
-        alone = self.holder.only_metrics() and not self.route.connected
-        return self.channel.absent or (alone and not self._hands_over)  # a gateway may be away for a moment
+        if self.channel.absent or self.route.connected:
+            return self.channel.absent
+        # a gateway may be away for a moment, so points wait for it, but not what the next process sends
+        return self.holder.only_kept() if self._hands_over else self.holder.only_metrics()
 
     def close(self, timeout: float) -> None:
         """Flush, say bye, and end the thread. What was never written is counted as dropped."""
@@ -333,11 +339,13 @@ class Outbox:
         began = time.monotonic()
         self.flush(timeout, patient=False)
         self._closing = True
-        for _ in range(50):
-            if self.lock.run(self._end, max(0.0, timeout - (time.monotonic() - began))):
+        last = time.monotonic() + THREAD_LEAVES
+        while not self.lock.run(self._end, max(0.0, timeout - (time.monotonic() - began))):
+            if time.monotonic() >= last:
                 break
             time.sleep(0.002)
         self.ended = self.holder.ended = True
+        self.lock.run(self._work, 0, 0)  # for threads that had looked just before; who comes later does it themselves
         if self.thread_runs:
             self.waker.wake()
         else:
@@ -365,6 +373,8 @@ class Outbox:
         return dict(self._last_stats)
 
     def _take_stock(self) -> None:
+        if self.holder.ended:
+            self._work(0, 0)  # who had looked just before the end may have left something since
         self._last_stats = {
             **self.holder.stock(),
             "dropped": self.tally.totals(),

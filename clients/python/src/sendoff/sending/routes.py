@@ -63,6 +63,8 @@ is seen as well. Said again after twice as long each time, as that datagram can 
 SAYINGS = 4
 LOOK_UP_EVERY = 60.0
 """Seconds after which a host given by name is looked up again."""
+LOOK_UP_RETRY = 1.0
+"""The same for one that was not found."""
 FAREWELL = 0.25
 """Seconds at most that a TCP connection may take to be closed by the peer, so that our bye is not lost with a reset."""
 
@@ -204,14 +206,16 @@ class UdpRoute:
         """
         now = time.monotonic()
         if not self._by_name or (
-            self._looked_up_at and now - self._looked_up_at < (LOOK_UP_EVERY if self._where else 1.0)
+            self._looked_up_at and now - self._looked_up_at < (LOOK_UP_EVERY if self._where else LOOK_UP_RETRY)
         ):
             return
         self._looked_up_at = now
         try:
-            where = udp.look_up(self._address.host, self._address.port)
-        except OSError:
-            return  # tried again in a second; what waits is bounded
+            where = udp.look_up(self._address.host, self._address.port)[0]
+        except OSError as error:
+            self.channel.trouble = f"the name {self._address.host} is not found: {error}"
+            self.channel.retry_at = now + LOOK_UP_RETRY  # also where only metrics wait; what waits is bounded
+            return
         if where != self._where:
             self._where = where
             self._drop_socket()

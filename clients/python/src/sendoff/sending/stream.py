@@ -63,22 +63,34 @@ class SocketStream:
 
     def read(self) -> list[Ack]:
         """The acknowledgements that have come. Raises `Gone` at the end of the stream, on errors and on anything else
-        than acknowledgements.
+        than acknowledgements; what came before that is given first.
         """
         found: list[Ack] = []
         for _ in range(READS):
             try:
-                data = self._socket.recv(65_536)
-                if not data:
-                    raise Gone("closed by the agent")
-                found += self._decoder.feed(data)
-            except OSError as error:
-                if error.errno in _WAIT:
-                    break
-                raise Gone(str(error)) from error
-            except frame.AckError as error:
-                raise Gone(str(error)) from error
+                more = self._receive()
+            except Gone:
+                if found:
+                    break  # the next call meets it again
+                raise
+            if more is None:
+                break
+            found += more
         return found
+
+    def _receive(self) -> list[Ack] | None:
+        try:
+            data = self._socket.recv(65_536)
+        except OSError as error:
+            if error.errno in _WAIT:
+                return None
+            raise Gone(str(error)) from error
+        if not data:
+            raise Gone("closed by the agent")
+        try:
+            return self._decoder.feed(data)
+        except frame.AckError as error:
+            raise Gone(str(error)) from error
 
     def ship(self) -> None:
         """Nothing to do: what the kernel took is on its way."""

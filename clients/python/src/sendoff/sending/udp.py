@@ -73,7 +73,12 @@ def numeric(host: str) -> tuple[str, int] | None:
     return None
 
 
-def look_up(host: str, port: int) -> tuple[str, int]:
-    """(address, family) of a host by name. Blocks: only for the client's own thread. Raises `OSError`."""
-    family, _, _, _, address = _socket.getaddrinfo(host, port, 0, _socket.SOCK_DGRAM)[0]
-    return str(address[0]), family
+def look_up(host: str, port: int) -> list[tuple[str, int]]:
+    """(address, family) of each address that a host's name has, at least one. Blocks. Raises `OSError`, also for what
+    is no name.
+    """
+    try:
+        found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise OSError(str(error)) from error
+    return list(dict.fromkeys((str(address[0]), family) for family, _, _, _, address in found))
