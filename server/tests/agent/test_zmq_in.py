@@ -11,6 +11,7 @@ import socket
 import stat
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 import zmq
 
@@ -124,6 +125,19 @@ async def test_an_event_is_acknowledged_once_it_is_on_the_disk_and_never_with_n(
         assert (found["frames"], found["accepted"], found["refused_frames"]) == (4, 1, {})
     assert [line["id"] for line in stored(tmp_path, EVENTS)] == [uuid7(1)]
     assert totals(tmp_path) == {"sold": 3}
+
+
+async def test_the_input_stands_on_the_page_in_the_metrics_and_in_the_status_like_the_others(tmp_path: Path) -> None:
+    async with running(tmp_path, with_zmq(tmp_path)) as agent, aiohttp.ClientSession() as http:
+        with peer(agent) as one:
+            await one.hello()
+            found = await input_of(agent)
+            assert (found["open"], found["messages"], found["reading"]) == (1, 1, True)
+            base = f"http://{agent.addresses['web']}"
+            async with http.get(base) as page:
+                assert "ZeroMQ" in await page.text()
+            async with http.get(f"{base}/metrics") as metrics:
+                assert 'sendoff_input_total{count="messages",input="zmq"} 1.0' in await metrics.text()
 
 
 async def test_lines_of_statsd_clients_are_taken_beside_frames(tmp_path: Path) -> None:

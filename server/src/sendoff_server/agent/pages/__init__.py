@@ -10,7 +10,7 @@ from markupsafe import Markup
 NBSP = "\u00a0"
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
 _SPANS = ((86_400, "d"), (3_600, "h"), (60, "min"))
-INPUT_NAMES = {"unix": "Unix stream", "unix_datagram": "Unix datagram", "udp": "UDP", "tcp": "TCP"}
+INPUT_NAMES = {"unix": "Unix stream", "unix_datagram": "Unix datagram", "udp": "UDP", "tcp": "TCP", "zmq": "ZeroMQ"}
 
 
 def render(status: dict[str, Any]) -> str:
