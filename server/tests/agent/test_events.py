@@ -110,6 +110,7 @@ def test_ids_are_uuids_of_version_7_that_begin_with_the_time() -> None:
         (b"a:bad|c", 1),
         (b"no value", 0),
         (b"a:1|c|#url:http://x|y:z", 1),
+        (b"_e{5,4}:title|te:xt\na:1|c\n_sc|db|0|h:a", 1),
     ],
 )
 def test_points_are_counted_as_the_client_counts_them(payload: bytes, points: int) -> None:

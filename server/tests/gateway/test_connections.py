@@ -1,6 +1,7 @@
 """Connections that are not what they should be: slow, cut off, or no HTTP. None may hold the gateway."""
 
 import asyncio
+import contextlib
 import socket
 import struct
 import threading
@@ -8,6 +9,7 @@ import threading
 import pytest
 
 from sendoff_server.gateway import body, ingest, server
+from sendoff_server.gateway.problems import Problem
 
 from .support import Running, batch, event
 
@@ -48,7 +50,7 @@ async def test_half_a_body_is_answered_by_408_after_its_deadline(
         answer = await reader.readuntil(b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 408")
     writer.close()
-    assert gateway.gateway._ingest._bodies._held == 0
+    assert gateway.gateway._ingest._bodies.held == 0
 
 
 async def test_a_body_that_breaks_off_stores_nothing_and_holds_nothing(gateway: Running) -> None:
@@ -57,7 +59,7 @@ async def test_a_body_that_breaks_off_stores_nothing_and_holds_nothing(gateway: 
     writer.close()
     await writer.wait_closed()
     async with asyncio.timeout(5):
-        while gateway.gateway._ingest._bodies._held:
+        while gateway.gateway._ingest._bodies.held:
             await asyncio.sleep(0.01)
     assert (await gateway.get("counts"))["events"] == 0
 
@@ -67,12 +69,12 @@ async def test_a_body_that_is_reset_is_no_fault_of_the_gateway(
 ) -> None:
     _, writer = await raw(gateway, HEAD.format(key=gateway.key, length=100).encode(), b"only this")
     async with asyncio.timeout(5):
-        while not gateway.gateway._ingest._bodies._held:
+        while not gateway.gateway._ingest._bodies.held:
             await asyncio.sleep(0.01)
         no_linger = struct.pack("ii", 1, 0)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_linger)
         writer.transport.abort()
-        while gateway.gateway._ingest._bodies._held:
+        while gateway.gateway._ingest._bodies.held:
             await asyncio.sleep(0.01)
     assert (await gateway.get("counts"))["events"] == 0
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
@@ -164,3 +166,15 @@ async def test_who_sends_does_not_wait_for_slow_questions(gateway: Running) -> N
     assert status == 200
     answered.set()
     await asyncio.gather(*slow)
+
+
+def test_one_project_leaves_others_room_for_their_bodies() -> None:
+    bodies = body.Bodies(4_194_304, "send less")
+    with contextlib.ExitStack() as stack:
+        while bodies.held < body.BYTES_HELD // 2:
+            stack.enter_context(bodies.reserve(4_194_304, 1))
+        with pytest.raises(Problem):
+            stack.enter_context(bodies.reserve(4_194_304, 1))
+        stack.enter_context(bodies.reserve(4_194_304, 2))
+        stack.enter_context(bodies.reserve(4_194_304, 2))
+    assert bodies.held == 0

@@ -9,6 +9,7 @@ import pytest
 
 from sendoff_server.gateway import keys
 from sendoff_server.gateway.direct import frames as module
+from sendoff_server.gateway.direct import project as project_module
 from sendoff_server.gateway.direct import session
 
 from .direct import CONTENT_TYPE, Sender, all_events, body, book, frame, ledger, post, post_body, total, unit
@@ -192,6 +193,64 @@ async def test_a_project_that_sends_too_much_is_told_to_come_again(gateway: Runn
     assert project.allowance.refused == {"rate": 1}
     gateway.clock.ms += 10_000
     assert (await post(gateway, large))[0] == 200
+
+
+async def test_a_body_that_turns_out_to_be_large_puts_off_those_behind_it(gateway: Running) -> None:
+    project = gateway.gateway._direct.project(1)
+    project.allowance.rate = 100_000
+    sender = Sender()
+    large = [sender.hello(), *(sender.event(text="x" * 100_000) for _ in range(5))]
+    answers = await asyncio.gather(*(post(gateway, large, zipped=True) for _ in range(8)))
+    assert {status for status, _ in answers} == {200, 429}
+    assert sum(status == 200 for status, _ in answers) <= project_module.TURNS
+    assert (await post(gateway, [Sender().hello()], key=keys.create(gateway.folder / "gateway", "other")))[0] == 200
+
+
+async def test_a_request_stops_when_too_much_waits_and_goes_on_the_next_time(gateway: Running) -> None:
+    sender = Sender()
+    large = [sender.hello(), *(sender.event(text="x" * 100_000) for _ in range(5))]
+    project = gateway.gateway._direct.project(1)
+    project.allowance.in_flight = 150_000
+    assert (await post(gateway, large))[0] == 429
+    async with asyncio.timeout(10):
+        while (await post(gateway, large))[0] == 429:
+            await asyncio.sleep(0.01)
+    assert len(await all_events(gateway)) == 5
+
+
+async def test_another_hello_in_a_request_is_refused(gateway: Running) -> None:
+    sender = Sender()
+    status, problem = await post(gateway, [sender.hello(), sender.event(), sender.hello()])
+    assert (status, problem["detail"]) == (400, "frame 3 is another hello; a request has one, at its beginning")
+
+
+async def test_a_project_that_was_put_away_while_a_body_came_is_opened_once(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = Sender(), Sender()
+    began = asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        data = body([one.hello(), one.event()])
+        yield data[:10]
+        await began.wait()
+        yield data[10:]
+
+    headers = {"Authorization": f"Bearer {gateway.key}", "Content-Type": CONTENT_TYPE}
+    posting = asyncio.create_task(gateway.http.post(f"{gateway.url}/v1/frames", data=slowly(), headers=headers))
+    direct = gateway.gateway._direct
+    async with asyncio.timeout(10):
+        while not direct._projects or not gateway.gateway._frames._bodies.held:
+            await asyncio.sleep(0.01)
+        gateway.clock.ms += 61_000
+        while direct._projects:
+            await asyncio.sleep(0.01)
+    assert (await post(gateway, [other.hello(), other.event()]))[0] == 200
+    began.set()
+    async with await posting as answer:
+        assert await answer.json() == {"ack": 1, "n": 0}
+    assert (await post(gateway, [other.hello(2), other.event()]))[0] == 200
+    assert len(await all_events(gateway)) == 3
 
 
 async def test_one_projects_limits_are_not_anothers(gateway: Running) -> None:

@@ -12,12 +12,14 @@ import pytest
 
 from sendoff_server.gateway.direct import project as project_module
 from sendoff_server.gateway.direct import rounds as rounds_module
+from sendoff_server.gateway.direct.session import BLOCKED_S
 from sendoff_server.gateway.store import DiskFailed
 from sendoff_server.intake import clients as clients_module
+from sendoff_server.intake import intake as intake_module
 from sendoff_server.wire.frame import Lines, decode_frame
 
 from .direct import Sender, frame
-from .direct_world import World, world_in
+from .direct_world import Wire, World, world_in
 from .support import NOW
 
 
@@ -77,8 +79,15 @@ async def test_an_event_among_the_lines_of_a_frame_that_comes_again_is_stored_on
         while await world.events() < 2:
             await asyncio.sleep(0.01)
     await world.kill()
-    await world.connect().send(sender.hello(), metrics_frame).heard(n=3)  # by the rule that counts a client's points
-    assert (await world.events(), await world.sum("a")) == (2, 1)
+    await world.connect().send(sender.hello(), metrics_frame, sender.points(b"a:1|c", 1)).heard(n=2)
+    assert (await world.events(), await world.sum("a")) == (2, 2)
+
+
+async def test_events_of_frames_without_points_are_kept_though_they_are_alike(world: World) -> None:
+    sender = Sender()
+    frames = [sender.points(b"_e{5,4}:title|text", 0) for _ in range(2)]
+    await world.connect().send(sender.hello(), *frames, sender.points(b"a:1|c", 1)).heard(n=1)
+    assert await world.events() == 2
 
 
 async def test_points_that_were_not_acknowledged_come_again_after_a_kill_and_count_once(world: World) -> None:
@@ -278,6 +287,87 @@ async def test_clients_that_ended_go_into_totals_and_are_still_known_when_they_c
     again = world.connect().send(sender.hello(1), event, points)
     assert await again.heard(ack=1, n=1)
     assert (await world.events(), await world.sum("a")) == (1, 1)
+
+
+async def test_what_a_client_says_it_dropped_counts_once_though_it_was_in_totals(world: World) -> None:
+    sender = Sender()
+    for total in (3, 3, 5):
+        points = sender.points(b"a:1|c", 1, dropped={"metric.closed": total})
+        wire = world.connect().send(sender.hello(), points)
+        await wire.heard(n=sender.n)
+        wire.session.ended(orderly=True)
+        world.clock.ms += int(clients_module.FOLD_S * 1_000) + 1_000
+        await until(lambda: not len(world.project.clients), world)
+    (memo,) = [memo for memo in (await world.books())["memos"] if memo["memo"] == "folded"]
+    assert (memo["points"], memo["dropped"]) == (3, {"metric.closed": 5})
+
+
+async def test_services_that_clients_name_do_not_make_totals_without_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_module, "MAX_SOURCES", 3)
+    for number in range(6):
+        wire = world.connect().send(Sender(f"made-up-{number}").hello())
+        await wire.heard(ack=0)
+        wire.session.ended(orderly=True)
+    world.clock.ms += int(clients_module.FOLD_S * 1_000) + 1_000
+    await until(lambda: not len(world.project.clients), world)
+    folded = [memo for memo in (await world.books())["memos"] if memo["memo"] == "folded"]
+    assert {memo["service"]: memo["clients"] for memo in folded} == {
+        "made-up-0": 1, "made-up-1": 1, "made-up-2": 1, "others": 3
+    }  # fmt: skip
+
+
+async def test_refusals_are_remembered_for_so_many_clients_and_no_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(project_module, "REFUSALS_MOST", 2_500)
+    for _ in range(5):
+        sender = Sender()
+        sender.seq = 5_000
+        wire = world.connect().send(sender.hello(), sender.event())
+        await wire.heard(ack=5_001)
+        wire.session.ended(orderly=True)
+    world.project.tick()
+    assert [len(client.refused) for client in world.project.clients] == [0, 0, 0, 1_000, 1_000]
+
+
+async def test_a_second_hello_on_a_connection_is_told_to_come_again(world: World) -> None:
+    sender = Sender()
+    wire = world.connect().send(sender.hello(), sender.hello(), sender.event())
+    await wire.heard(again=0)
+    assert await world.events() == 0
+
+
+async def test_lines_beyond_what_is_taken_in_at_once_are_refused(world: World) -> None:
+    sender = Sender()
+    await world.connect().send(sender.hello(), sender.points(b"a:1|c\n" * 20_000, 20_000), sender.event()).heard(ack=1)
+    assert world.project.intake.refused == {"zmq": {"payload_too_long": 1}}
+    assert await world.sum("a") == 0
+
+
+async def test_the_core_never_holds_much_when_a_round_begins(world: World) -> None:
+    sender = Sender()
+    await world.connect().send(sender.hello()).heard(ack=0)
+    world.project.rounds._metrics_at = asyncio.get_running_loop().time() + 0.5
+    wire = world.connect().send(sender.hello())
+    for part in range(10):
+        names = range(part * 4_000, part * 4_000 + 4_000)
+        wire.send(sender.points(b"\n".join(b"m%d:1|c" % name for name in names), 4_000))
+        assert len(world.project.rounds._rotations) >= (part + 1) * 4_000 // 16_000
+    await wire.heard(n=40_000)
+
+
+async def test_a_run_that_another_took_the_place_of_acknowledges_nothing(world: World) -> None:
+    sender = Sender()
+    await world.connect().send(sender.hello()).heard(ack=0)
+    old = world.direct._projects.pop(1)
+    await world.connect().send(Sender().hello()).heard(ack=0)
+    wire = Wire(old).send(sender.hello(), sender.event())
+    await wire.heard(again=BLOCKED_S)
+    assert {"ack": 1, "n": 0} not in wire.said
+    assert "another has begun" in (old.blocked or "")
+    await old.close()
 
 
 async def test_clients_that_come_back_do_not_make_more_than_may_be_known(world: World) -> None:

@@ -1,6 +1,7 @@
 """Bodies of requests: read as they come on the wire, within a limit and a deadline, and never all of them at once."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,21 +21,33 @@ class Bodies:
     def __init__(self, most: int, smaller: str) -> None:
         self._most = most
         self._smaller = smaller
-        self._held = 0
+        self._held: Counter[int] = Counter()
+
+    @property
+    def held(self) -> int:
+        """Bytes that bodies being read have room for."""
+        return self._held.total()
 
     @contextmanager
-    def reserve(self, length: int | None) -> Iterator[None]:
-        """Hold room for a body, so that many senders at once cannot take all memory. Raises ``Problem`` 413 or 503."""
+    def reserve(self, length: int | None, project: int) -> Iterator[None]:
+        """Hold room for a body, so that many senders at once cannot take all memory. Raises ``Problem`` 413 or 503.
+
+        A project that has room already may have no more than is then left, so that one, however many slow bodies it
+        sends, leaves as much to the others.
+        """
         if length is not None and length > self._most:
             raise self._too_large(length)
         size = self._most if length is None else length
-        if self._held + size > BYTES_HELD:
-            raise retry_later("The gateway is busy", f"{self._held:,} bytes of bodies are being read", 1)
-        self._held += size
+        own, left = self._held[project], BYTES_HELD - self.held - size
+        if left < 0 or (own and own + size > left):
+            raise retry_later("The gateway is busy", f"{self.held:,} bytes of bodies are being read", 1)
+        self._held[project] += size
         try:
             yield
         finally:
-            self._held -= size
+            self._held[project] -= size
+            if not self._held[project]:
+                del self._held[project]
 
     async def read(self, request: web.Request) -> bytes:
         """The raw body, never decompressed by the server underneath. Raises ``Problem`` 408, 413 or 400."""

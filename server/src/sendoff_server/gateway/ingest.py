@@ -48,7 +48,7 @@ class Ingest:
         if request.content_type != CONTENT_TYPE:
             detail = f"Content-Type is {request.headers.get('Content-Type', 'missing')[:100]!r}"
             raise Problem(415, "The content type is not known", detail, f"send {CONTENT_TYPE}", "Content-Type")
-        with self._bodies.reserve(request.content_length):
+        with self._bodies.reserve(request.content_length, holder.project):
             raw = await self._bodies.read(request)
             encoding = request.headers.get("Content-Encoding", "")
             return web.Response(body=await self._take_in(holder, raw, encoding), content_type="application/json")
@@ -58,7 +58,7 @@ class Ingest:
 
         Raises what `problems.problem_of` knows the meaning of.
         """
-        with self._bodies.reserve(len(raw)):
+        with self._bodies.reserve(len(raw), holder.project):
             return await self._take_in(holder, raw, encoding, named)
 
     async def _take_in(self, holder: keys.Holder, raw: bytes, encoding: str, named: str = "") -> bytes:

@@ -51,9 +51,8 @@ class Problem(Exception):
 
 def retry_later(title: str, detail: str, seconds: int, status: int = 503) -> Problem:
     """The sender keeps its data and comes back."""
-    return Problem(
-        status, title, detail, f"try again in {seconds} s; nothing was stored", headers={"Retry-After": str(seconds)}
-    )
+    remedy = f"try again in {seconds} s; nothing was acknowledged"
+    return Problem(status, title, detail, remedy, headers={"Retry-After": str(seconds)})
 
 
 def invalid(field: str, detail: str, remedy: str) -> Problem:

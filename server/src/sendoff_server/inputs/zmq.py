@@ -21,6 +21,7 @@ import socket
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 
 import zmq
 
@@ -38,7 +39,8 @@ MAX_PEERS = 10_000
 MAX_PEERS_OF_ONE = 1_000
 TURN_MESSAGES = 64
 TURN_BYTES = 1_048_576
-"""What is read before others get their turn."""
+TURN_S = 0.01
+"""What is read, and how long that may take, before others get their turn."""
 HELLO_AFTER = 20.0
 """Seconds in which a connection must have said something."""
 SILENT_AFTER = 300.0
@@ -275,7 +277,7 @@ class ZmqInput:
 
     def _read_some(self) -> bool:
         """Read as much as one turn may. False: there is no more."""
-        size = 0
+        size, began = 0, monotonic()
         for _ in range(TURN_MESSAGES):
             try:
                 head = self._router.recv(zmq.NOBLOCK, copy=False)
@@ -283,7 +285,7 @@ class ZmqInput:
             except zmq.Again:
                 return False
             size += self._take(head, parts)
-            if size >= TURN_BYTES or self._closed:
+            if size >= TURN_BYTES or monotonic() - began > TURN_S or self._closed:
                 return not self._closed
         return True
 

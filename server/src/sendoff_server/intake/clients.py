@@ -191,6 +191,17 @@ class Clients:
                 if client.at_rest and client.state.state != LIVE and not client.counts:
                     del self._known[state.client]
 
+    def forget_refusals(self, most: int) -> None:
+        """Keep no more than about `most` refusals of all clients: those longest unheard forget theirs."""
+        over = sum(len(client.refused) for client in self._known.values()) - most
+        for client in self._known.values():
+            if over <= 0:
+                break
+            if client.at_rest:
+                over -= len(client.refused)
+                client.refused.clear()
+                client.dirty = True
+
     def _returning(self, name: str) -> Client | None:
         state = self._leaving.pop(name, None)
         return self._kind(state, state.upto, deque(state.refused, MAX_REFUSED)) if state else None

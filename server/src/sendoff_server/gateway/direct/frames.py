@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
+from time import monotonic
 
 from aiohttp import web
 
@@ -13,8 +14,10 @@ from sendoff_server.gateway import access
 from sendoff_server.gateway.body import Bodies
 from sendoff_server.gateway.direct.direct import Direct
 from sendoff_server.gateway.direct.intake import REQUESTS
+from sendoff_server.gateway.direct.limits import FULL_S
 from sendoff_server.gateway.direct.project import Project
 from sendoff_server.gateway.direct.session import BLOCKED_S, DirectSession
+from sendoff_server.gateway.keys import Holder
 from sendoff_server.gateway.problems import Problem, retry_later
 from sendoff_server.gateway.store import Store
 from sendoff_server.wire.batch import BodyError, BodyLimits, decompress
@@ -28,8 +31,8 @@ MOST_WRONG = 1_000
 """Refused units in one request, beyond which it is refused: no client that knows the format makes so many."""
 AT_ONCE = 8
 """Decoded bodies that are held at once. The others wait."""
-SLICE = 100
-"""Frames that are taken before others have their turn: a few milliseconds."""
+SLICE_S = 0.005
+"""How long frames are taken before others have their turn. Those of the last frame come on top: see MOST_POINTS."""
 SMALL = 4_096
 """Bytes on the wire that are decompressed on the spot: at worst they become 4 MiB."""
 STORE_DEADLINE = 30.0
@@ -54,26 +57,35 @@ class Frames:
         project = self._direct.project(holder.project)
         if project.blocked:
             raise _cannot_store(project.blocked)
-        with self._bodies.reserve(request.content_length):
-            if wait := project.admit(request.content_length or 0):
+        size = request.content_length or 0
+        with self._bodies.reserve(request.content_length, holder.project):
+            if wait := project.admit(size):
                 raise _too_much(wait)
             raw = await self._bodies.read(request)
-            async with self._decoded:
+            async with project.turns, self._decoded:
+                if wait := project.owes(size):
+                    raise _too_much(wait)
                 data = await self._decompress(raw, encoding)
-                project.allowance.spend(len(data) - (request.content_length or 0))
-                session = RequestSession(project)
-                project.enter(session)
-                try:
-                    await _take(session, data)
-                except BaseException:
-                    session.ended(orderly=False)
-                    raise
+                project.allowance.spend(len(data) - size)
+                session = await self._enter(holder, data)
                 del data
-        project.use_key(holder.key)
         try:
             return web.Response(body=await session.answer(), content_type="application/json")
         finally:
             session.ended(orderly=True)
+
+    async def _enter(self, holder: Holder, data: bytes) -> "RequestSession":
+        """Hand over all that is in a body. Raises as `_take` does."""
+        project = self._direct.project(holder.project)  # the one of before may be put away by now
+        project.use_key(holder.key)
+        session = RequestSession(project)
+        project.enter(session)
+        try:
+            await _take(session, data)
+        except BaseException:
+            session.ended(orderly=False)
+            raise
+        return session
 
     async def _decompress(self, raw: bytes, encoding: str) -> bytes:
         if len(raw) <= SMALL:
@@ -113,6 +125,10 @@ class RequestSession(DirectSession):
         self._later = _too_much(seconds) if crowded else _cannot_store(blocked or "the store does not answer")
         self._answer.changed.set()
 
+    @property
+    def is_full(self) -> bool:
+        return self._project.allowance.is_full
+
     async def begun(self) -> None:
         """Wait until the client is known. Raises ``Problem``."""
         await self.opened()
@@ -147,10 +163,13 @@ async def _take(session: RequestSession, data: bytes) -> None:
     """Hand all frames of a body over. Raises ``Problem``, or ``BodyError`` when it is no sequence of frames."""
     units = list(_units(data))
     wrong = 0
+    began = monotonic()
     for number, (start, end) in enumerate(units):
         item = _decode(data[start:end])
         if number == 0:
             _require_hello(item)
+        elif isinstance(item, Frame) and item.kind == "hello":
+            raise _unreadable(f"frame {number + 1} is another hello; a request has one, at its beginning")
         if isinstance(item, FrameError):
             wrong += 1
             if wrong > MOST_WRONG:
@@ -158,8 +177,11 @@ async def _take(session: RequestSession, data: bytes) -> None:
         session.take(item)
         if number == 0:
             await session.begun()
-        elif number % SLICE == 0:
+        elif session.is_full:
+            raise _too_much(FULL_S)  # what was taken of it is a repeat the next time
+        elif monotonic() - began > SLICE_S:
             await asyncio.sleep(0)
+            began = monotonic()
 
 
 def _units(data: bytes) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,7 @@ from sendoff_server.intake.client import Client
 from sendoff_server.intake.clients import Clients
 from sendoff_server.intake.events import make_id
 from sendoff_server.intake.intake import Intake
+from sendoff_server.intake.points import count_points
 from sendoff_server.intake.storms import Storms
 from sendoff_server.wire.frame import Frame, Lines, encode_ack
 
@@ -35,12 +36,18 @@ class DirectIntake(Intake):
         self._rounds = rounds
         self._stamped: set[int] = set()
         self._found = 0
+        self._at: int | None = None
+
+    def take_frame(self, frame: Frame, client: Client, datagrams: str = "") -> None:
+        super().take_frame(frame, client, datagrams)
+        if frame.kind == "hello":
+            client.state.source = self.source(client.state.service)
 
     def take_metrics(self, frame: Frame, client: Client, datagrams: str) -> None:
         assert isinstance(client, DirectClient)
         if frame.t is not None:
             self._make_room(frame.t)
-        self._found = 0
+        self._found, self._at = 0, frame.n if count_points(frame.payload) else None
         super().take_metrics(frame, client, datagrams)
         self._rounds.points(client, len(frame.payload))
 
@@ -49,13 +56,13 @@ class DirectIntake(Intake):
         self._rounds.lines(len(lines.data))
 
     def event_id(self, found: Found, now_ms: int, client: Client | None) -> str:
-        """In a frame it is made of what the event is and where it stands, as the frame comes again if it is not
+        """Beside points it is made of what the event is and where it stands, as the frame comes again if these are not
         acknowledged.
         """
-        if client is None:
+        if client is None or self._at is None:
             return super().event_id(found, now_ms, client)
         self._found += 1
-        place = f"{client.state.client} {client.state.next_n} {self._found} {found!r}"
+        place = f"{client.state.client} {self._at} {self._found} {found!r}"
         return make_id(0, hashlib.sha256(place.encode("utf-8", "surrogatepass")).digest())
 
     def answer(self, client: Client, told: int) -> bytes:

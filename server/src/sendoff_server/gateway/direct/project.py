@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 
 CHANGED_MOST = 1_000
 """Clients whose state is stored in one round for what changed beside events and points."""
+TURNS = 2
+"""Bodies of one project that are decoded and taken in at once: the others wait, and leave room to other projects."""
+REFUSALS_MOST = 100_000
+"""Refused events that are remembered for all clients of a project: a tiny frame that jumps makes a thousand."""
 IDLE_S = 60.0
 """So long nothing was heard before a project is put away."""
 
@@ -52,6 +56,8 @@ class Project:
     ) -> None:
         self.number = number
         self.allowance = Allowance(settings.rate, settings.in_flight, everyone)
+        self.turns = asyncio.Semaphore(TURNS)
+        """For bodies of requests that are large once they are decoded."""
         self.sessions: set[DirectSession] = set()
         self._store = store
         self._settings = settings
@@ -82,6 +88,10 @@ class Project:
     def admit(self, size: int) -> float:
         """Let in a message of `size` bytes: 0, or the seconds after which its sender is to come again."""
         return self.allowance.admit(size, self._running())
+
+    def owes(self, size: int) -> float:
+        """Whether what was let in may still be taken, now that it is its turn: as `admit`."""
+        return self.allowance.owes(size, self._running())
 
     def use_key(self, key: int) -> None:
         """A key of the project was shown: that is noted with the next round."""
@@ -177,6 +187,7 @@ class Project:
         for client, gap in before.items():
             if client.state.gap != gap and isinstance(client, DirectClient):
                 self.rounds.recount(client)
+        self.clients.forget_refusals(REFUSALS_MOST)
         chores = self.rounds.chores
         if chores.changed or chores.folded or self.rounds.storing_chores:
             return  # those come first: nobody may be folded twice

@@ -35,6 +35,12 @@ RETRY_FIRST_S = 0.1
 RETRY_MOST_S = 5.0
 ENTRY_COSTS = 512
 """About what an event costs in memory beside its line."""
+SERIES_COSTS = 1_024
+"""The same for a window of a series, which takes the store longer: it has to be merged with what is there."""
+OPEN_BYTES = 131_072
+"""Bytes fed to the core from which on it is emptied, not waiting for the round: that stops everybody, so it is to be
+over soon.
+"""
 Tally = Counter[tuple[str, str, str]]
 """What is added to the books: book, source, name."""
 
@@ -116,7 +122,7 @@ class Rounds:
         self._running = running
         self._queue: deque[_Entry] = deque()
         self._pointed: dict[DirectClient, None] = {}
-        self._fed = 0
+        self._fed = self._open = 0
         self._rotations: list[Rotation] = []
         self._rotations_size = 0
         self._metrics_at = 0.0
@@ -180,8 +186,11 @@ class Rounds:
         """The core was fed so many bytes."""
         size += ENTRY_COSTS
         self._fed += size
+        self._open += size
         self._allowance.hold(size)
         self._wake.set()
+        if self._open >= OPEN_BYTES:
+            self.rotate()
 
     def recount(self, client: DirectClient) -> None:
         """Points of a client are given up: it may be acknowledged more."""
@@ -190,9 +199,11 @@ class Rounds:
 
     def rotate(self) -> None:
         """Take over what the core has open."""
+        self._open = 0
         rotation = self._core.rotate(self._clock(), everything=True)
         if rotation:
-            size = sum(map(len, rotation.lines)) + sum(map(len, rotation.gauges)) + ENTRY_COSTS
+            size = sum(map(len, rotation.lines)) + sum(map(len, rotation.gauges))
+            size += ENTRY_COSTS + SERIES_COSTS * len(rotation.lines)
             self._rotations.append(rotation)
             self._rotations_size += size
             self._allowance.hold(size)
@@ -216,7 +227,8 @@ class Rounds:
             except (Busy, DiskFailed) as error:
                 self._hold(str(error))
             except Exception as error:
-                log.exception("a round could not be stored; it is kept and tried again")
+                if self.blocked is None:  # else it was said
+                    log.exception("a round could not be stored; it is kept and tried again")
                 self._hold(f"{type(error).__name__}: {error}")
             else:
                 self._round = None

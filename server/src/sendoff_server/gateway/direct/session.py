@@ -26,6 +26,10 @@ BLOCKED_S = 5.0
 CROWDED_S = 60.0
 OPENING_S = 10.0
 """Seconds in which a project and a client must be read."""
+MOST_POINTS = 65_536
+"""Bytes of lines in one frame: it is taken in at once, a few thousand series at worst. A Sendoff client puts half as
+many into one.
+"""
 WAIT_ITEMS = 1_000
 WAIT_BYTES = 2 * 1024 * 1024
 
@@ -41,6 +45,7 @@ class DirectSession:
         self._opening: asyncio.Task[None] | None = None
         self._waiting: list[Item] = []
         self._waiting_bytes = 0
+        self._greeted = False
         self._deaf = False
         self._over = False
         self._unsaid: float | None = None
@@ -56,7 +61,7 @@ class DirectSession:
         if self._project.blocked:
             self.later(BLOCKED_S)
         elif self._inner is not None:
-            self._inner.take(item)
+            self._go_on(self._inner, item)
         elif self._opening is not None:
             self._wait(item)
         elif isinstance(item, FrameError):
@@ -65,6 +70,17 @@ class DirectSession:
             self._open(item)
         else:
             self.later(0)
+
+    def _go_on(self, inner: StreamSession, item: Item) -> None:
+        """The answer to a hello may be hundreds of times its size: a connection has one."""
+        if isinstance(item, Frame) and item.kind == "hello" and self._greeted:
+            self.later(0)
+            return
+        self._greeted = True
+        if isinstance(item, Frame) and item.kind == "metrics" and len(item.payload) > MOST_POINTS:
+            detail = f"{len(item.payload):,} bytes of lines; at most {MOST_POINTS:,} are allowed"
+            item = FrameError("payload_too_long", detail, client=item.client)
+        inner.take(item)
 
     def later(self, seconds: float) -> None:
         """Nothing more is taken on this connection: tell the client to come again after so many seconds."""
@@ -155,7 +171,7 @@ class DirectSession:
             return
         self._inner = StreamSession(self._project.intake, self._origin, self._link)
         for item in items:
-            self._inner.take(item)
+            self.take(item)
         if self._over:
             self._inner.ended(orderly=True)
 

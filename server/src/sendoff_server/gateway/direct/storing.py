@@ -19,6 +19,10 @@ MOST_LISTED = 100_000
 """Clients that are read when a project is opened: more than settings allow at once."""
 
 
+class Superseded(Exception):
+    """Another run of the project has begun: what this one has in memory is not true of the store any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What a project goes on from. `agent`: the id that its windows are stored under."""
@@ -41,10 +45,11 @@ def begin_run(db: apsw.Connection, project: int, now_ms: int, agent: str) -> Run
 
 def find_client(db: apsw.Connection, project: int, name: str) -> DirectState | None:
     """A client that is stored; one whose numbers stand in totals has none."""
-    for seen, upto, n, state in db.execute(DIRECT["client"], (project, name)):
+    for seen, upto, n, state, totals in db.execute(DIRECT["client"], (project, name)):
         if state is not None:
             return read_state(state)
-        return DirectState(name, upto=upto, next_n=n, seen=seen, since=seen, state="ended")
+        folded = msgspec.json.decode(totals, type=dict[str, int]) if totals else {}
+        return DirectState(name, upto=upto, next_n=n, seen=seen, since=seen, state="ended", folded=folded)
     return None
 
 
@@ -53,9 +58,11 @@ def read_state(state: bytes) -> DirectState:
 
 
 def store_round(db: apsw.Connection, project: int, run: Run, round_: Round, now_ms: int, merge: Merge) -> None:
-    """Store a round, unless it is stored."""
+    """Store a round, unless it is stored. Raises ``Superseded``."""
     db.execute(DIRECT["begin_round"], (project, run.epoch, round_.number))
     if not db.changes():
+        if db.execute(DIRECT["run"], (project,)).get != run.epoch:
+            raise Superseded(f"run {run.epoch} of project {project} is over: another has begun")
         return
     if round_.windows is None:
         round_.windows = _windows(round_, merge)
@@ -73,7 +80,7 @@ def store_round(db: apsw.Connection, project: int, run: Run, round_: Round, now_
         _set_gauges(db, project, rotation.gauges)
     for state in round_.states:
         body = msgspec.json.encode(state)
-        db.execute(DIRECT["put_client"], (project, state.client, state.seen, state.upto, state.next_n, body))
+        db.execute(DIRECT["put_client"], (project, state.client, state.seen, state.upto, state.next_n, body, None))
     for key in round_.keys:
         db.execute(QUERIES["touch_key"], (key, now_ms))
     for (book, source, name), n in (round_.tally + delivered + _fold(db, project, round_, now_ms)).items():
@@ -104,12 +111,12 @@ def _fold(db: apsw.Connection, project: int, round_: Round, now_ms: int) -> Tall
     """The numbers of clients that ended long ago go into the totals of their service; their `upto` and `n` stay."""
     tally: Tally = Counter()
     for state in round_.folded:
-        row = (project, state.client, state.seen or now_ms, state.upto, state.next_n, None)
+        totals = msgspec.json.encode(Counter(state.folded) + Counter(state.dropped))
+        row = (project, state.client, state.seen or now_ms, state.upto, state.next_n, None, totals)
         db.execute(DIRECT["put_client"], row)
-        service = state.service or "unknown"
         numbers = {"clients": 1, "events": state.events, "points": state.points, "gap": state.gap}
         numbers |= {f"dropped.{reason}": n for reason, n in state.dropped.items()}
         for name, n in numbers.items():
             if n > 0:
-                tally["folded", service, name] += n
+                tally["folded", state.source, name] += n
     return tally

@@ -5,18 +5,22 @@ SELECT DISTINCT project FROM clients WHERE state IS NOT NULL;
 INSERT INTO direct (project, agent, epoch, round) VALUES (?1, ?2, ?3, 0)
 ON CONFLICT DO UPDATE SET epoch = max(epoch + 1, excluded.epoch), round = 0 RETURNING agent, epoch;
 
--- begin_round: Changes nothing when this round, or a later one, is stored.
+-- begin_round: Changes nothing when this round, or a later one, is stored, or when a later run has begun.
 UPDATE direct SET round = ?3 WHERE project = ?1 AND epoch = ?2 AND round < ?3;
+
+-- run: The run that a project is in.
+SELECT epoch FROM direct WHERE project = ?1;
 
 -- clients: The clients of a project that are listed by themselves.
 SELECT state FROM clients WHERE project = ?1 AND state IS NOT NULL ORDER BY seen DESC LIMIT ?2;
 
 -- client: One client.
-SELECT seen, upto, n, state FROM clients WHERE project = ?1 AND client = ?2;
+SELECT seen, upto, n, state, folded FROM clients WHERE project = ?1 AND client = ?2;
 
 -- put_client: What is known of a client now.
-INSERT INTO clients (project, client, seen, upto, n, state) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-ON CONFLICT DO UPDATE SET seen = max(seen, excluded.seen), upto = excluded.upto, n = excluded.n, state = excluded.state;
+INSERT INTO clients (project, client, seen, upto, n, state, folded) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+ON CONFLICT DO UPDATE SET seen = max(seen, excluded.seen), upto = excluded.upto, n = excluded.n, state = excluded.state,
+    folded = excluded.folded;
 
 -- gauges: The last values of gauges of a project.
 SELECT key, state FROM gauges WHERE project = ?1;
@@ -35,7 +39,7 @@ ON CONFLICT DO UPDATE SET n = min(n + excluded.n, 9007199254740991);
 SELECT book, source, name, n FROM direct_books WHERE project = ?1 ORDER BY book, source, name;
 
 -- sources: The sources that have books.
-SELECT DISTINCT source FROM direct_books WHERE project = ?1 AND book IN ('events', 'points_in', 'lines') LIMIT 1001;
+SELECT DISTINCT source FROM direct_books WHERE project = ?1 AND book IN ('events', 'points_in', 'lines', 'folded') LIMIT 1001;
 
 -- agent: What takes the place of an agent.
 SELECT agent, epoch, round FROM direct WHERE project = ?1;

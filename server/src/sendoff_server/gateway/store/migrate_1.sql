@@ -3,7 +3,7 @@ ALTER TABLE keys ADD COLUMN curve INTEGER NOT NULL DEFAULT 0;
 
 -- Clients that send without an agent: what each was acknowledged (`upto`; `n`: the number of its next point) and what is
 -- known of it. `state` is JSON, NULL when its numbers stand in the totals of its service: the rest is kept so that what
--- comes again is recognised.
+-- comes again is recognised, and `folded`, JSON as well, so that what it says it dropped does not count again.
 CREATE TABLE clients (
     project INTEGER NOT NULL,
     client  TEXT NOT NULL,
@@ -11,6 +11,7 @@ CREATE TABLE clients (
     upto    INTEGER NOT NULL,
     n       INTEGER,
     state   BLOB,
+    folded  BLOB,
     PRIMARY KEY (project, client)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX clients_by_age ON clients (seen);
