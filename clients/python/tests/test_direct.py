@@ -429,3 +429,16 @@ def test_the_secret_is_in_nothing_that_stats_say(gateway: Peer, opener: Sockets)
     until(lambda: sendoff.stats()["trouble"], "some trouble")
     assert "A" * 43 not in f"{sendoff.stats()} {outbox} {current.client}"
     assert sendoff.stats()["route"] == "zmq+curve"
+
+
+@pytest.mark.parametrize("address", ["http://KEY@127.0.0.1:1", "zmq+tcp://127.0.0.1:1"])
+def test_what_nobody_was_there_to_take_was_never_written_and_is_counted_as_dropped_at_the_end(address: str) -> None:
+    outbox = begin(address, linger=0.1)
+    receipts = [sendoff.event("x", confirm=True) for _ in range(10)]
+    sendoff.increment("x")
+    until(lambda: outbox.channel.failures >= 3, "three tries")
+    sendoff.close()
+    stats = sendoff.stats()
+    assert stats["dropped"] == {"event.closed": 10, "metric.closed": 1}
+    assert (stats["points"], stats["resent"]) == (0, 0)
+    assert {(receipt.state, receipt.reason) for receipt in receipts} == {("dropped", "closed")}

@@ -250,6 +250,14 @@ class Waiting:
             self.sent.pop()
         return again
 
+    def unwrite(self, n: int) -> None:
+        """Of what was written, the parcels from number `n` on were not, after all: they lose their numbers."""
+        for queue in (self.sent, self.parcels):
+            for parcel in queue:
+                if parcel.n >= n:
+                    parcel.n = -1
+                    self.points += parcel.points
+
     def give_up(self) -> int:
         """Drop the first parcel if it was refused often enough. Returns its points."""
         if not self.parcels or self.parcels[0].tries <= RESENDS:

@@ -75,6 +75,8 @@ class Channel:
         """The metrics that this channel carries, from the first `pump` on."""
         self._first: Job | None = None
         """The first frame after the hello of this connection."""
+        self._before = 0, 0
+        """What was written when this connection began: the highest number of a frame, and how many points."""
         self.n = 0
         self.stream: Stream | None = None
         self.since = 0.0
@@ -184,6 +186,7 @@ class Channel:
         self.connects += 1
         self.keeps_points = self._may_keep_points
         self._first = None
+        self._before = self.held.written_upto, self.n
         stream.job = Job(frame.hello(self.client, self._who, self._pid, self.held.lowest, self.dropped()))
         self.stream = stream
         return True
@@ -253,10 +256,11 @@ class Channel:
     def lost(self, now: float, gone: Gone) -> None:
         """The connection is of no use any more. One that worked is replaced at once, others after a wait that grows."""
         assert self.stream is not None
+        written = not self.unwrite()
         self.stream.close()
         self.stream = None
         again = self.held.rewind()
-        self.resent += again
+        self.resent += again if written else 0
         again += self._waiting.rewind()
         self.in_order = isinstance(gone, Answered)
         if self.in_order:
@@ -274,6 +278,16 @@ class Channel:
         self.failures = 0
         self.retry_at = now
         self.trouble = str(gone)
+
+    def unwrite(self) -> bool:
+        """If nothing of what the connection has taken can have left it, what it took first was never written. True if
+        that is so.
+        """
+        if self.stream is None or not self.stream.untouched:
+            return False
+        self.held.written_upto, self.n = self._before
+        self._waiting.unwrite(self.n)
+        return True
 
     def _blame(self) -> None:
         first = self._first

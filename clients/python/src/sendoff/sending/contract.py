@@ -19,6 +19,10 @@ if TYPE_CHECKING:
         job: Job | None
         """The frame being handed over. Whoever set it takes it away when it is done and booked."""
 
+        @property
+        def untouched(self) -> bool:
+            """Whether nothing that it has taken has left, nor may have: those frames were not written after all."""
+
         def go_on(self) -> bool:
             """Hand over what is left of `job`. False: not now, `watch` says when to try again. Raises `Gone`.
 

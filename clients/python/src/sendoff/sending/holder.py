@@ -178,6 +178,7 @@ class Holder:
         if keep is not None:
             keep.close(max(left, LEAST_FOR_DISK))
             kept = keep.kept()
+        self.channel.unwrite()
         self.tally.many("event.closed", self.channel.held.end(kept))
         self.tally.many("metric.closed", self.waiting.points)
         self.route.end(max(0.0, left - (time.monotonic() - began)), bye=not kept)

@@ -167,6 +167,7 @@ class Request:
         "_rest",
         "_whole",
         "job",
+        "untouched",
     )
 
     def __init__(self, opener: HttpsOpener, host: str, family: int, connection: Connection) -> None:
@@ -185,6 +186,8 @@ class Request:
         self._inside = False
         """Whether somebody is at it, or was interrupted there."""
         self.job: Job | None = None
+        self.untouched = True
+        """See `contract.Stream`."""
 
     def go_on(self) -> bool:
         """Take the job's frame into the request. False once that is full, or on its way."""
@@ -286,6 +289,7 @@ class Request:
         try:
             if not connection.advance(now):
                 return
+            self.untouched = False
             while self._rest and (count := connection.write(self._rest, now)):
                 self._rest = self._rest[count:]
         except Broken:

@@ -41,6 +41,11 @@ class SocketStream:
         """The descriptor, -1 when closed."""
         return self._socket.fileno()
 
+    @property
+    def untouched(self) -> bool:
+        """Never: what it takes is with the kernel."""
+        return False
+
     def go_on(self) -> bool:
         """Write what is left of the job. True if nothing is. Raises `Gone`."""
         if self._sending:

@@ -181,6 +181,11 @@ class ZmqStream:
             set_option(zmq.CURVE_PUBLICKEY, public)
             set_option(zmq.CURVE_SECRETKEY, secret)
 
+    @property
+    def untouched(self) -> bool:
+        """Never: it takes something only once there is a connection."""
+        return False
+
     def go_on(self) -> bool:
         """Hand the job to libzmq. False: there is no connection yet, or too much waits already. Raises `Gone`."""
         if self._gone is not None:
