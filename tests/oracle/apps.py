@@ -40,7 +40,10 @@ def cast(paths: tuple[str, ...]) -> list[App]:
             App(f"{path}-c1", "calm", path, north),
             App(f"{path}-m1", "confirm", path, south),
             App(f"{path}-m2", "fork", path, north),
-            App(f"{path}-m3", "burst", path, south, buffer=262_144),
+            # More at once than ZeroMQ's high-water mark and the kernel take, and more than a small buffer takes.
+            App(f"{path}-m3", "flood", path, south, buffer=67_108_864)
+            if path == "curve"
+            else App(f"{path}-m3", "burst", path, south, buffer=262_144),
             App(f"{path}-r1", "revoked", path, north, key="revoked"),
         ]
         if not few:

@@ -20,7 +20,7 @@ from tests.oracle.apps import PROJECTS, STRANGER, App
 from tests.oracle.link import HOLD, Cable
 from tests.oracle.world import ROOT, Fatal, leashed, mount_small_disk
 
-DISK_MIB = 96
+DISK_MIB = 512
 NOBODY = "sk_" + "0" * 43
 
 

@@ -28,8 +28,10 @@ POISON = 0.005
 LETTERS = 'abcdefghijklmnoprstuvyz äßøλж漢🙂"\\\n\t'
 FLUSH_S = float(os.environ.get("ORACLE_FLUSH", "60"))
 DIRECT = os.environ.get("ORACLE_PATH", "agent") not in ("agent", "ipc")
-BURST = 400
-"""Events that a `burst` sends at once: more than ZeroMQ's high-water mark lets pass while the peer does not read."""
+AT_ONCE = {"burst": (0.03, 400), "flood": (0.01, 3_000)}
+"""How often, and how many events are sent at once: more than a small buffer holds; more than ZeroMQ's high-water mark
+and the kernel together let pass while the peer does not read.
+"""
 CHILD_ENDS = ("exit", "kill", "term", "end", "return")
 """How the children of a `fork` end: `os._exit`, signals that nobody handles, a flush, and the interpreter's own end."""
 PR_SET_PDEATHSIG = 1
@@ -68,8 +70,9 @@ class Producer:
 
     def step(self) -> None:
         """One event or exception, and some points."""
-        self.calls.begin()
-        for _ in range(BURST if self.kind == "burst" and self.random.random() < 0.03 else 1):
+        often, many = AT_ONCE.get(self.kind, (0, 1))
+        for _ in range(many if self.random.random() < often else 1):
+            self.calls.begin()
             self._one()
         self._count(self.random.randrange(8))
         if DIRECT and self.random.random() < 0.05:
@@ -96,6 +99,7 @@ class Producer:
 
     def _text(self) -> str:
         length = self.random.choice((10, 300, 300, 2_000, 60_000 if self.kind == "large" else 2_000))
+        length = 2_000 if self.kind == "flood" else length
         return "".join(self.random.choices(LETTERS, k=min(length, 500))) * (length // 500 or 1)
 
     def _event(self, ref: str, content: dict[str, Any]) -> None:
