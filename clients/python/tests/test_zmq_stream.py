@@ -21,7 +21,6 @@ from sendoff import frame
 from sendoff.frame import Ack
 from sendoff.sending.contract import Absent, Answered, Gone, Job
 from sendoff.sending.zmq import HELLO, SILENCE, ZmqOpener, ZmqStream
-from sendoff.sending.zmq_context import DESCRIPTORS
 from sendoff.sending.zmq_monitor import CONNECTED
 from sendoff.settings import Settings
 
@@ -183,13 +182,12 @@ def test_a_server_without_curve_is_sent_nothing(peer: RouterPeer) -> None:
     [None, b"HTTP/1.1 400 Bad Request\r\n\r\n" + b"x" * 200, b"\0" * 500, b"\xff" * 500, os.urandom(5_000)],
     ids=["closes", "http", "zeros", "ones", "noise"],
 )
-def test_what_is_no_zeromq_ends_the_connection_in_words(keys: Key | None, say: bytes | None) -> None:
+def test_what_is_no_zeromq_ends_the_connection_in_words(
+    keys: Key | None, say: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sendoff.sending.zmq.HELLO", 0.3)  # HTTP is taken for the first version of ZeroMQ
     with raw(say) as port:
-        stream = connect(port, keys)
-        if say is not None and say.startswith(b"HTTP") and keys is None:
-            return stream.close()  # taken for a peer of the first version of ZeroMQ; the hello's limit ends it
-        assert "127.0.0.1" in str(end_of(stream))
-    return None
+        assert "127.0.0.1" in str(end_of(connect(port, keys)))
 
 
 def test_nobody_there_is_said_at_once() -> None:
@@ -403,7 +401,6 @@ def test_a_process_without_descriptors_is_told_so_and_lives(peer: RouterPeer) ->
     )
     assert "'connected'" in done.stdout, done.stdout
     assert "no descriptors left" in done.stdout
-    assert DESCRIPTORS >= 24
 
 
 def test_what_is_ready_is_found_though_another_thread_took_the_edge(peer: RouterPeer) -> None:

@@ -78,6 +78,8 @@ class Channel:
         self._before = 0, 0
         """What was written when this connection began: the highest number of a frame, and how many points."""
         self.n = 0
+        self._receiving = False
+        """Whether somebody is at the answers, or was interrupted there."""
         self.stream: Stream | None = None
         self.since = 0.0
         self.retry_at = 0.0
@@ -140,12 +142,16 @@ class Channel:
         if self.stream is None:
             return
         try:
+            if self._receiving:
+                raise Torn("an exception from a signal handler came between: what was answered is asked for again")
+            self._receiving = True
             for ack in self.stream.read():
                 if ack.again is not None:
                     raise Gone("the peer takes nothing more on this connection", wait=ack.again)
                 self._settle(ack)
         except Gone as gone:
             self.lost(now, gone)
+        self._receiving = False
 
     def _settle(self, ack: Ack) -> None:
         safe, refused = self.held.settle(ack)

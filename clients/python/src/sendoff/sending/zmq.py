@@ -4,6 +4,9 @@ libzmq's own thread connects, encrypts, writes and reads; what happens here cost
 to reconnect by itself: frames that it still had would arrive in front of the new hello, and what was lost with the old
 connection would stay unknown. So a connection that breaks is `Gone`, and the channel makes a new one.
 
+Whatever an exception from a signal handler interrupts, the sockets are closed in the order that libzmq needs
+(`zmq_monitor.py`), as closing may be begun again.
+
 The descriptors of ZeroMQ are edge-triggered, and any call may take the edge. So `due_at`, which is asked for right
 before the thread falls asleep, looks at what is ready.
 """
@@ -130,23 +133,25 @@ class ZmqStream:
         self._gone: Gone | None = None
         self._writing = True
         self._sending = False
-        self._closed = True
+        """Whether somebody is at it, or was interrupted there."""
+        self._closed = False
         self._pid = os.getpid()
+        self._dealer: Any = None
         self._answered = False
         self._late, self._deadline = NOT_MADE, clock() + CONNECT + GRACE
         self._asked = self._asked_n = 0
         """The highest seq, and the highest count of points, that was handed over and not acknowledged; 0 for none."""
         made = context()
-        self._dealer: Any = made.socket(zmq.DEALER)
+        self._monitor = Monitor(made, opener.address)
         try:
+            self._dealer = made.socket(zmq.DEALER)
             self._set_options(ipv6)
-            self._monitor = Monitor(made, self._dealer, opener.address)
+            self._monitor.begin(self._dealer)
             self._fd: int = self._dealer.get(zmq.FD)
             path, place = opener.address.path, f"[{host}]" if ipv6 else host
             self._dealer.connect(f"ipc://{path}" if path is not None else f"tcp://{place}:{opener.address.port}")
-            self._closed = False
         except BaseException:
-            self._dealer.close(0)
+            self.close()
             raise
 
     def _set_options(self, ipv6: bool) -> None:
@@ -157,7 +162,9 @@ class ZmqStream:
         set_option(zmq.SNDHWM, 1_000)
         # Answers that wait for us. A newer one says all that an older one did, so few will do: 16 MiB at worst.
         set_option(zmq.RCVHWM, 16)
-        # An answer longer than any that the protocol knows ends the connection before it takes memory.
+        # An answer longer than any that the protocol knows ends the connection before it takes memory. (libzmq bounds
+        # each part of a message, and not how many there are: who sends parts without end fills our memory. With CURVE
+        # that could only be the receiver whose key is in the address.)
         set_option(zmq.MAXMSGSIZE, UNIT_LIMIT)
         # Nothing is queued for a connection that is not there: it would be lost with it, and nobody told.
         set_option(zmq.IMMEDIATE, 1)
@@ -206,12 +213,12 @@ class ZmqStream:
         except self._zmq.ZMQError as error:
             raise Gone(f"ZeroMQ took no message: {error.strerror}") from error
         job.rest = _TAKEN
-        self._sending = False
         if job.seq:
             self._asked = job.seq
         elif job.parcel is not None:
             self._asked_n = job.n
         self._expect()
+        self._sending = False
         return True
 
     def ship(self) -> None:
@@ -309,19 +316,23 @@ class ZmqStream:
 
     def close(self) -> None:
         """Nothing more is sent, but for what `end_writing` has let out: the opener waits for that."""
-        if self._pid != os.getpid() or self._closed:
+        if self._closed or self._pid != os.getpid():
             return
-        self._closed = True
+        self._gone = Gone("the connection was closed here")
         if self._writing:
             self._monitor.close()
-            self._dealer.close(0)
+            if self._dealer is not None:
+                self._dealer.close(0)
         else:
-            _leaving.append(self._monitor)
+            self._dealer.close()
+            if self._monitor not in _leaving:
+                _leaving.append(self._monitor)
             _clear_away()
-        self._gone = Gone("the connection was closed here")
+        self._closed = True
 
     def __del__(self) -> None:
-        self.close()
+        if hasattr(self, "_monitor"):
+            self.close()
 
     def forget(self) -> None:
         """In the child after a fork: the connection must not outlive the parent because of us."""
@@ -339,8 +350,8 @@ def _clear_away() -> bool:
         with suppress(Gone):
             monitor.look()
         if monitor.over:
-            monitor.close()
             _leaving.remove(monitor)
+            monitor.close()
     return bool(_leaving)
 
 

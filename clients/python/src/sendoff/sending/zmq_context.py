@@ -8,7 +8,7 @@ up. It ends with the process. What a fork brings into a child is left alone ther
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections import deque
 
 from sendoff.sending.contract import Gone
 from sendoff.sending.worker import native
@@ -82,16 +82,18 @@ def _new_context() -> zmq.Context[Any]:
 
 
 def _try_descriptors() -> None:
-    """Raises `Gone` unless DESCRIPTORS are free."""
+    """Raises `Gone` unless DESCRIPTORS are free. All are opened, and all are closed, in one call each, so that an
+    exception from a signal handler cannot come in between and leave some open.
+    """
     taken: list[int] = []
+    opening = map(os.open, (os.devnull,) * DESCRIPTORS, (os.O_RDONLY | os.O_CLOEXEC,) * DESCRIPTORS)
+    closing = map(os.close, taken)
     try:
-        taken += (os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(DESCRIPTORS))
+        taken += opening
     except OSError as error:
         raise Gone(f"no descriptors left: {error.strerror}") from error
     finally:
-        for descriptor in taken:
-            with suppress(OSError):
-                os.close(descriptor)
+        deque(closing, maxlen=0)
 
 
 def _try_threads() -> None:

@@ -1,4 +1,9 @@
-"""What libzmq tells of a connection, in words: how far it has come, and why it ended."""
+"""What libzmq tells of a connection, in words: how far it has come, and why it ended.
+
+libzmq tells it by waiting until somebody takes it. Where nobody listens (any more) the thread of libzmq that clears
+sockets away waits for ever, and each connection from then on leaks its descriptors. So who listens is there before it
+begins to tell, and until it was told to stop or has come to its end.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +30,14 @@ _numbers = itertools.count(1)
 
 
 class Monitor:
-    """The monitor of one DEALER that is about to connect to `address`."""
+    """The monitor of one connection to `address`."""
 
-    def __init__(self, context: zmq.Context[Any], dealer: zmq.Socket[bytes], address: Address) -> None:
+    def __init__(self, context: zmq.Context[Any], address: Address) -> None:
         """Raises `zmq.ZMQError` where no socket is to be had."""
         import zmq
 
         self._zmq = zmq
-        self._dealer: Any = dealer
+        self._dealer: Any = None
         self._address = address
         self.where = address.place if address.path is None else address.path
         self.stage = CONNECTING
@@ -41,12 +46,16 @@ class Monitor:
         """Whether the DEALER is closed and gone, so that nothing will ever be told any more."""
         self._descriptor: tuple[int, int] | None = None
         """The connection's own descriptor, and its inode."""
-        name = f"inproc://sendoff-{next(_numbers)}"
-        dealer.monitor(name, zmq.EVENT_ALL)
+        self._name = f"inproc://sendoff-{next(_numbers)}"
         self._pair: Any = context.socket(zmq.PAIR)
         self._pair.set(zmq.LINGER, 0)
-        self._pair.connect(name)
         self.fd: int = self._pair.get(zmq.FD)
+
+    def begin(self, dealer: zmq.Socket[bytes]) -> None:
+        """Hear what `dealer`, which is about to connect, does from now on. Raises `zmq.ZMQError`."""
+        self._dealer = dealer
+        self._pair.connect(self._name)
+        dealer.monitor(self._name, self._zmq.EVENT_ALL)
 
     @property
     def has_news(self) -> bool:
@@ -111,24 +120,26 @@ class Monitor:
         app have got its number for a file of its own.
         """
         try:
-            own = _socket.socket(fileno=os.dup(descriptor))
+            copy = os.dup(descriptor)
         except OSError:
             return None
         try:
-            peer, inode = own.getpeername(), os.fstat(own.fileno()).st_ino
+            inode, own = os.fstat(copy).st_ino, _socket.socket(fileno=copy)
+            try:
+                peer = own.getpeername()
+            finally:
+                own.detach()
         except OSError:
             return None
         finally:
-            own.close()
+            os.close(copy)
         path = self._address.path
         ours = peer == path if path is not None else type(peer) is tuple and peer[1] == self._address.port
         return (descriptor, inode) if ours else None
 
     def close(self) -> None:
-        """Hear nothing more: before the DEALER is closed, or when all is over. In between, a thread of libzmq would
-        wait for ever for somebody to listen, and nothing would be cleared away any more.
-        """
-        if not self.over:
+        """Hear nothing more: before the DEALER is closed, or when all is over, not in between. May be done again."""
+        if not self.over and self._dealer is not None and not self._dealer.closed:
             self._dealer.monitor(None, 0)
         self._pair.close(0)
 
