@@ -392,7 +392,7 @@ def test_tls_that_could_not_be_loaded_is_loaded_later(web: Web, monkeypatch: pyt
 def test_what_is_refused_in_a_large_request_is_found_and_dropped_alone(web: Web) -> None:
     def picky(asked: Asked) -> None:
         if any(b'"poison"' in unit for unit in asked.units):
-            asked.answer("400 Bad Request")
+            asked.answer("400 Bad Request", b'{"detail": "no"}', Content_Type="application/problem+json")
         else:
             asked.good()
 
@@ -406,6 +406,20 @@ def test_what_is_refused_in_a_large_request_is_found_and_dropped_alone(web: Web)
     until(lambda: sendoff.stats()["held"] == 0, "everything settled", 20)
     assert web.names() == [f"e{number}" for number in range(40) if number != 17]
     assert sendoff.stats()["dropped"] == {"event.unacceptable": 1}
+
+
+def test_a_400_that_is_no_gateways_costs_no_message(web: Web) -> None:
+    """As a server says that wants to be spoken to by TLS, or a load balancer."""
+    web.behave = lambda asked: asked.answer("400 Bad Request", b"<html>", Content_Type="text/html")
+    start(web)
+    for number in range(4):
+        assert sendoff.event(f"e{number}")
+    until(lambda: web.requests > 9, "as many tries as a message has that is refused alone")
+    assert "not in a gateway's words" in trouble()
+    web.behave = Asked.good
+    assert sendoff.flush(10), trouble()
+    assert web.names() == ["e0", "e1", "e2", "e3"]
+    assert sendoff.stats()["dropped"] == {}
 
 
 def test_a_proxy_that_takes_little_at_once_gets_little_at_once(web: Web) -> None:

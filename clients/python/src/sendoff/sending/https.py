@@ -18,7 +18,7 @@ from sendoff.sending.contract import Answered, Gone, Torn
 from sendoff.sending.http_answer import Answer, AnswerError
 from sendoff.sending.http_body import Body, Limits
 from sendoff.sending.proxy import Proxy, proxy_for
-from sendoff.sending.verdict import SET_UP_WRONG, TOO_MUCH, judge, no_gateway
+from sendoff.sending.verdict import SET_UP_WRONG, TOO_MUCH, is_refusal, judge, no_gateway
 from sendoff.version import __version__
 
 TYPE_CHECKING = False
@@ -336,7 +336,9 @@ class Request:
             return ack
         gone = judge(answer, opener.place.where, opener.key, time.time())
         if answer.status in TOO_MUCH:
-            gone.blames = self._body.frames == 2
+            alone = self._body.frames == 2
+            gone.blames = alone and is_refusal(answer)
+            gone.wait = SET_UP_WRONG if alone and not gone.blames else None
             opener.limits.refused(self._body.frames - 1, self._body.size)
         raise gone
 

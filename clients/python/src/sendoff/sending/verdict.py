@@ -33,8 +33,16 @@ def judge(answer: Answer, where: str, key: str, wall_s: float) -> Gone:
         asks = "asks to be sent less" if status == 429 else "cannot take the request now"
         return Gone(f"{where} {asks} ({status}){said}", wait=wait)
     if status in TOO_MUCH:
-        return Gone(f"{where} refused the request ({status}){said}")
+        doubt = "" if is_refusal(answer) else ", though not in a gateway's words: check the address"
+        return Gone(f"{where} refused the request ({status}){said}{doubt}")
     return Gone(_set_up(status, where, said), wait=SET_UP_WRONG)
+
+
+def is_refusal(answer: Answer) -> bool:
+    """Whether it holds against what was sent: a gateway says so in JSON, and whatever lies before it may say that
+    something is too long. A 400 from anybody else (a server that wants TLS, say) tells nothing about a frame.
+    """
+    return answer.status == 413 or "json" in answer.headers.get("content-type", "")
 
 
 def _set_up(status: int, where: str, said: str) -> str:
