@@ -442,3 +442,18 @@ def test_what_nobody_was_there_to_take_was_never_written_and_is_counted_as_dropp
     assert stats["dropped"] == {"event.closed": 10, "metric.closed": 1}
     assert (stats["points"], stats["resent"]) == (0, 0)
     assert {(receipt.state, receipt.reason) for receipt in receipts} == {("dropped", "closed")}
+
+
+def test_the_thread_outlives_a_descriptor_that_cannot_be_watched(
+    gateway: Peer, opener: Sockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = SocketStream.watch
+    wrong = [((-1, False),)]
+    monkeypatch.setattr(SocketStream, "watch", lambda stream: wrong.pop() if wrong else watch(stream))
+    outbox = begin(CURVE)
+    sendoff.event("x")
+    until(lambda: gateway.durable and not wrong, "the event")
+    sendoff.event("y")
+    until(lambda: len(gateway.durable) == 2, "the next one")
+    assert sendoff.stats()["internal_error"] == 1
+    outbox.tally._many["internal_error"] -= 1

@@ -1,4 +1,4 @@
-"""The receipt of one event: where it is, and waiting for it to be on the agent's disk.
+"""The receipt of one event: where it is, and waiting for it to be on the agent's disk (without one, the gateway's).
 
 A receipt is held by the frame that it belongs to, which is bounded, and by whoever asked for it; nobody has to wait.
 Whoever holds the client's lock settles it, once; from then on it never changes.
@@ -45,7 +45,9 @@ class Receipt:
 
     @property
     def reason(self) -> str:
-        """Why it was refused or dropped, or is unknown (`forked`, `closed`); empty otherwise."""
+        """Why it was refused or dropped, or is unknown (`forked`, `closed`, or `kept` in the spool for the next
+        process); empty otherwise.
+        """
         return self._now()[1]
 
     def wait(self, timeout: float = 2.0) -> bool:

@@ -125,8 +125,13 @@ def _run(ref: weakref.ref[Outbox], waker: Waker, make_poll: Any, sleep: Any) -> 
                 guard.keep(error, outbox.tally)
                 timeout, watch = TROUBLE_PAUSE, ()
             nap = 0.0 if not outbox.route.hands_over else NAP if outbox.channel.keep is None else SPOOL_NAP
+            tally = outbox.tally
             del outbox  # or the thread would keep it alive while asleep
-            doze(make_poll, waker, timeout, watch, sleep, nap)
+            try:
+                doze(make_poll, waker, timeout, watch, sleep, nap)
+            except Exception as error:  # noqa: BLE001 - as above: nobody would take the place of this thread
+                guard.keep(error, tally)
+                sleep(TROUBLE_PAUSE)
     finally:
         waker.close()
 
