@@ -118,7 +118,7 @@ CASES: dict[str, tuple[Behaviour, str, str]] = {
     "contradicts itself": (contradict, "contradicts itself about batch", "waiting"),
     "429": (problem(429), "asks to be sent less (429): no", "waiting"),
     "429, 0 s": (problem(429, retry_after=0), "asks to be sent less (429): no", "waiting"),
-    "again": (say_again, "has a problem of its own (503): come again later", "waiting"),
+    "again": (say_again, "asks to be sent less (429): come again later", "waiting"),
     "503": (problem(503), "has a problem of its own (503): no", "waiting"),
     "400": (problem(400), "refused the request (400): no", "parked"),
     "403": (problem(403), "does not accept the key (403): no", "parked"),
@@ -172,6 +172,23 @@ async def test_a_hostile_gateway_over_zeromq_costs_another_nothing_and_no_total_
         assert bad.seen > 0
         bad.heal()
         await healed_it_gets_everything_once(stage)
+
+
+async def test_who_is_told_to_come_again_does_so_by_another_connection(spool: Spool, tmp_path: Path) -> None:
+    ways: list[bytes] = []
+
+    async def note_and_say_again(bad: Router, way: Way, frame: BatchFrame) -> None:
+        ways.append(way[0])
+        await say_again(bad, way, frame)
+
+    async with staged(spool, tmp_path, note_and_say_again) as (stage, bad):
+        await stage.put(6)
+        stage.delivery.start()
+        async with asyncio.timeout(30):
+            while len(ways) < 3:
+                await asyncio.sleep(0.01)
+        assert len(set(ways)) == len(ways)
+        bad.heal()
 
 
 async def test_a_key_that_is_refused_parks_the_output_with_the_words_of_401_until_it_is_known(

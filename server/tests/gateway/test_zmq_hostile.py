@@ -22,6 +22,7 @@ from .support import batch, event
 from .zmq_clients import Port, acked, answer, port, until
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
@@ -144,8 +145,12 @@ async def test_a_flood_of_one_customer_leaves_the_others_their_time(tmp_path: Pa
         flooding = False
         assert sum(await asyncio.gather(*floods)) > 3
         assert times[-2] < max(1.0, 20 * calm), times
-        refused = gateway.gateway._direct.project(1).allowance.refused
-        assert refused["rate"] + refused["in_flight"] > 3
+        assert refused(gateway)["rate"] + refused(gateway)["in_flight"] > 3
+
+
+def refused(gateway: Port) -> Counter[str]:
+    """How often the project shop was told to come later, by reason: what its ledger shows."""
+    return gateway.gateway._direct.project(1).allowance.refused
 
 
 async def test_batches_beyond_what_may_be_on_its_way_are_put_off(
@@ -163,6 +168,7 @@ async def test_batches_beyond_what_may_be_on_its_way_are_put_off(
     assert set(put_off) == {429}
     assert len(stored) + len(put_off) == 20
     assert all(each["retry_after"] == 1 for each in said if "problem" in each)
+    assert refused(gateway)["batches"] == len(put_off)
 
 
 async def test_who_guesses_routing_ids_is_locked_out_with_its_key(
@@ -189,7 +195,7 @@ async def test_a_key_whose_connections_say_nothing_is_locked_out(
     for _ in range(8):
         gateway.peer()
     customer = gateway.zmq.customers._by_key[gateway.pair.public]
-    await until(lambda: customer.counts["connections"] >= 2)
+    await until(lambda: refused(gateway)["connections"] >= 2)
     assert customer.locked_until > time.monotonic()
 
 
@@ -199,7 +205,15 @@ async def test_a_key_can_make_so_many_connections_a_second(gateway: Port, monkey
     customer.tokens = 3.0
     for _ in range(5):
         gateway.peer().send(Sender().hello())
-    await until(lambda: customer.counts["connections"] == 2 and gateway.zmq.input._watch.handshakes == 3)
+    await until(lambda: refused(gateway)["connections"] == 2 and gateway.zmq.input._watch.handshakes == 3)
+
+    async def is_shown() -> bool:
+        (agent,) = (await gateway.get("ledger"))["agents"]
+        return {"memo": "later", "reasons": {"connections": 2}} in agent["memos"]
+
+    async with asyncio.timeout(20):
+        while not await is_shown():
+            await asyncio.sleep(0.05)
 
 
 async def test_five_hundred_customers_send_at_once(gateway: Port) -> None:

@@ -11,6 +11,7 @@ import pytest
 import zmq
 
 from sendoff_server.gateway import keys
+from sendoff_server.gateway import zmq as module
 from sendoff_server.gateway.store import open_for_writing
 from sendoff_server.inputs import InputError
 from sendoff_server.inputs.keyfile import NAME
@@ -203,3 +204,24 @@ async def test_a_client_that_comes_right_after_its_key_was_made_is_let_in(gatewa
         peer.send(Sender().hello())
         assert await answer(peer) == {"ack": 0, "n": 0}
         assert not refused.poll(0)
+
+
+async def test_keys_that_cannot_be_read_are_said_once_and_those_of_before_go_on(
+    gateway: Port, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    def fail(db: object) -> None:
+        nonlocal looks
+        looks += 1
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(module, "REFRESH_S", 0.01)
+    with monkeypatch.context() as broken:
+        broken.setattr(keys, "find_curve", fail)
+        await until(lambda: looks >= 5)
+        peer, sender = gateway.peer(), Sender()
+        peer.send(sender.hello())
+        await acked(peer, 0)
+    await until(lambda: "the keys can be read again" in caplog.text)
+    assert caplog.text.count("the keys cannot be read") == 1

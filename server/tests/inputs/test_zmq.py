@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,10 @@ import uvloop
 import zmq
 
 from sendoff_server.inputs import peer as peers
+from sendoff_server.inputs import unread
 from sendoff_server.inputs import zmq as module
+from sendoff_server.inputs.monitor import Connection
+from sendoff_server.wire.curve import make_pair
 from sendoff_server.wire.frame import encode_unit
 
 from .zmq_support import Scene, descriptors, hello, metrics
@@ -20,6 +24,10 @@ from .zmq_support import Scene, descriptors, hello, metrics
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+READY = b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06DEALER"
+"""How a DEALER begins that does not encrypt (ZMTP 3.0, RFC 23)."""
 
 
 @pytest.fixture(params=["ipc", "tcp", "curve"])
@@ -309,7 +317,7 @@ async def test_silent_and_unfinished_connections_are_ended_and_make_no_differenc
     good = scene.peer()
     good.send(hello())
     assert await scene.answer(good) == {"ack": 0}
-    await scene.sweep(module.HELLO_AFTER + 2)
+    await scene.sweep(unread.HELLO_AFTER + 2)
     await scene.until(lambda: scene.input.open == 1)
     good.send(metrics(b"still:1|c"))
     await scene.until(lambda: scene.seen.sessions[0].text == b"still:1|c")
@@ -356,7 +364,6 @@ async def test_an_endless_message_of_many_parts_is_ended_before_it_takes_the_mem
     scene.input.pause()
     watch = scene.input._watch
     await scene.until_unread(lambda: [watch.received(each) > 5_000_000 for each in watch.live.values()] == [True])
-    scene.input._paused = False
     scene.input.sweep()
     await scene.until(lambda: scene.input.open == 0)
     assert scene.input.counts.stalled == 1
@@ -423,3 +430,70 @@ async def test_a_message_that_comes_while_an_answer_is_sent_is_read_at_once(loca
         time.sleep(0.002)  # it is there, and the loop has not heard of it
         session.link.reply(b"{}")
         await local.until(lambda n=n: len(session.items) == n + 1, 2)  # type: ignore[misc]
+
+
+async def test_a_message_that_comes_while_a_deaf_peer_is_tried_again_is_read_at_once(local: Scene) -> None:
+    deaf, good = local.peer(rcvhwm=1), local.peer()
+    deaf.send(hello())
+    await local.until(lambda: local.seen.sessions)
+    while local.seen.sessions[0].link.reply(b'{"x":"%s"}' % (b"x" * 500_000)):
+        pass
+    good.send(hello("b" * 32))
+    assert await local.answer(good) == {"ack": 0}
+    session = local.seen.sessions[1]
+    for n in range(1, 100):
+        good.send(metrics(b"a:1|c", n, "b" * 32))
+        time.sleep(0.002)  # it is there, and the loop has not heard of it
+        local.input._retry()
+        await local.until(lambda n=n: len(session.items) == n + 1, 2)  # type: ignore[misc]
+
+
+async def test_a_connection_that_is_asked_about_while_others_are_answered_waits_for_nobody(curve: Scene) -> None:
+    zap = curve.input._zap
+    assert zap
+    zap._curve = replace(zap._curve, changes=True)
+    pair = make_pair()
+    late = curve.peer(user="", curve_publickey=pair.public, curve_secretkey=pair.secret)
+    await curve.until(lambda: zap._waiting)
+    curve.users[pair.public] = "late"
+    good = curve.peer()
+    time.sleep(0.3)  # its question is there, and the loop has not heard of it
+    curve.input.settle(curve.clock() + 1)
+    for peer in (good, late):
+        peer.send(hello())
+        assert await curve.answer(peer) == {"ack": 0}
+
+
+async def test_a_first_message_that_takes_long_is_waited_for_while_it_comes(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "tcp")
+    slow, stuck = scene.tcp(), scene.tcp()
+    data = b"slow:1|c\n" * 100_000
+    for raw in (slow, stuck):
+        raw.setblocking(True)
+        raw.sendall(GREETING + READY + b"\x02" + len(data).to_bytes(8))
+    await scene.until(lambda: scene.input._watch.handshakes == 2)
+    sent, watch = 0, scene.input._watch
+    for end in (*range(200_000, 900_000, 200_000), len(data)):
+        slow.sendall(data[sent:end])
+        sent = end
+        await scene.until(lambda end=end: max(map(watch.received, watch.live.values())) > end)  # type: ignore[misc]
+        await scene.sweep(15)
+    await scene.until(lambda: scene.seen.sessions and scene.seen.sessions[0].text == data)
+    assert scene.input.counts.stalled == 1
+    assert scene.input.open == 1
+    scene.close()
+
+
+def test_who_opens_many_connections_gets_nobody_elses_ended() -> None:
+    stranger, *greedy, honest = (unread.Held(Connection(fd, 0.0), 0, "") for fd in range(102))
+    stranger = replace(stranger, received=7)
+    greedy = [replace(each, received=8, user="greedy") for each in greedy]
+    honest = replace(honest, received=60, user="honest")
+    for each in (*greedy, honest):
+        each.connection.let_in = True
+    everybody = [honest, *greedy, stranger]
+    assert list(unread.beyond(everybody, 867)) == []
+    assert list(unread.beyond(everybody, 866)) == [stranger.connection]
+    ended = list(unread.beyond(everybody, 100))
+    assert len(ended) == 96
+    assert honest.connection not in ended

@@ -12,6 +12,8 @@ import pytest
 import uvloop
 
 from sendoff_server.delivery import Trouble
+from sendoff_server.doctor.zmq import examine
+from sendoff_server.outputs.line import Heard
 from sendoff_server.outputs.port import Port
 from sendoff_server.outputs.zmq import FRAME_BYTES, _grouped
 from sendoff_server.settings import OutputSettings
@@ -48,10 +50,10 @@ async def asking(timeout: float = 5.0, behave: Behaviour | None = None) -> Async
 async def ask(port: Port, *payloads: bytes, timeout: float = 5.0) -> Trouble | None:
     left = len(payloads)
 
-    def take(answer: bytes) -> bool:
+    def take(answer: bytes) -> Heard:
         nonlocal left
         left -= 1
-        return left == 0
+        return Heard.MORE if left else Heard.ALL
 
     frames = [encode_batch_frame("c" * 32, f"b-{number}", "zstd", each) for number, each in enumerate(payloads)]
     async with asyncio.timeout(60):
@@ -67,6 +69,35 @@ async def test_one_connection_serves_one_request_after_the_other() -> None:
         for _ in range(20):
             assert await ask(port, b"x", b"y", b"z") is None
         assert len(port._open) == 1
+
+
+async def test_answers_that_nobody_waits_for_any_more_are_not_taken_for_those_of_the_next_request() -> None:
+    async def later(router: Router, way: list[bytes], frame: BatchFrame) -> None:
+        await asyncio.sleep(0.0 if frame.batch == "b-0" else 0.2)
+        await router.say(way, frame.payload)
+
+    async with asking(behave=later) as (_, port):
+        heard: list[bytes] = []
+
+        def take(answer: bytes) -> Heard:
+            heard.append(answer)
+            return Heard.OVER
+
+        frames = [encode_batch_frame("c" * 32, f"b-{n}", "zstd", b"%d" % n) for n in range(3)]
+        assert await port.ask(frames, 5.0, take) is None
+        assert await port.ask([encode_batch_frame("c" * 32, "b-7", "zstd", b"7")], 5.0, take) is None
+        assert heard == [b"0", b"7"]
+
+
+async def test_the_doctor_does_not_take_a_gateway_that_is_busy_for_none() -> None:
+    async def again(router: Router, way: list[bytes], frame: BatchFrame) -> None:
+        await router.say(way, {"again": 3})
+
+    async with asking(behave=again) as (router, _):
+        settings = OutputSettings.model_validate({"url": router.url, "key": router.client_secret})
+        (fault,) = await examine("main", settings, 5.0)
+    assert fault.code == "destination_failing"
+    assert "takes no batches now (come again later)" in fault.words
 
 
 @pytest.mark.parametrize("runner", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])

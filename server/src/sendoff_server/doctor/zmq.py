@@ -12,6 +12,7 @@ from sendoff_server.doctor import probe
 from sendoff_server.doctor.report import Fault
 from sendoff_server.inputs import InputError
 from sendoff_server.inputs.keyfile import read_pair
+from sendoff_server.outputs.line import Heard
 from sendoff_server.outputs.port import Port
 from sendoff_server.settings import OutputSettings
 from sendoff_server.wire.batch_frame import encode_batch_frame
@@ -30,9 +31,9 @@ async def examine(name: str, settings: OutputSettings, timeout_s: float) -> list
     port = Port(settings.model_copy(update={"timeout": timeout_s}), most=1)
     said: list[bytes] = []
 
-    def take(answer: bytes) -> bool:
+    def take(answer: bytes) -> Heard:
         said.append(answer)
-        return True
+        return Heard.ALL
 
     try:
         frame = encode_batch_frame(probe.new_client(), "doctor", settings.compression, b"")
@@ -47,7 +48,8 @@ async def examine(name: str, settings: OutputSettings, timeout_s: float) -> list
 
 def _judge(name: str, url: str, answer: bytes) -> Iterator[Fault]:
     try:
-        status = json.loads(answer)["problem"]["status"]
+        said = json.loads(answer)
+        status = "come again later" if "again" in said else said["problem"]["status"]
     except (ValueError, KeyError, TypeError):
         words = f"output {name}: {url} does not answer as a Sendoff gateway does"
         yield Fault("no_gateway", words, REMEDIES["no_gateway"].format(name))

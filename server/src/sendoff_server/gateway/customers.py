@@ -7,9 +7,8 @@ never say anything, batches on their way. What a project may send is bounded by 
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sendoff_server.gateway import batch_frames
 from sendoff_server.gateway.direct import Direct
@@ -49,7 +48,7 @@ class Customer:
     window_at: float = 0.0
     locked_until: float = 0.0
     batches: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
+    distrusted: int = 0
 
     @property
     def user(self) -> str:
@@ -101,7 +100,7 @@ class Customers:
         if customer.let_in - customer.met > MUTE_MOST:
             self._lock_out(customer, f"{customer.let_in - customer.met} connections that said nothing")
         if now < customer.locked_until or customer.tokens < 1.0:
-            customer.counts["connections"] += 1
+            self._told_later(customer, "connections")
             return ""
         customer.tokens -= 1.0
         customer.let_in += 1
@@ -115,11 +114,15 @@ class Customers:
         customer = self._by_user.get(user)
         if customer is None:
             return
-        customer.counts["distrusted"] += 1
+        customer.distrusted += 1
         if forged:
             self._lock_out(customer, why)
-        elif customer.counts["distrusted"] & (customer.counts["distrusted"] - 1) == 0:  # said at 1, 2, 4, 8 …
+        elif customer.distrusted & (customer.distrusted - 1) == 0:  # said at 1, 2, 4, 8 …
             log.warning("zmq: a client of key %s (%s) was cut off: %s", user, customer.holder.project_name, why)
+
+    def _told_later(self, customer: Customer, reason: str) -> None:
+        """Counted with what its project was refused otherwise: see the ledger page."""
+        self._direct.project(customer.holder.project).allowance.refused[reason] += 1
 
     def _lock_out(self, customer: Customer, why: str) -> None:
         now = self._clock()
@@ -166,7 +169,7 @@ class Customers:
 
     def _put_off(self, link: Link, customer: Customer, frame: BatchFrame) -> None:
         """Too many on their way. Who goes on all the same is charged for it as for frames, and told to go."""
-        customer.counts["batches"] += 1
+        self._told_later(customer, "batches")
         if wait := self._direct.project(customer.holder.project).admit(len(frame.payload)):
             link.reply(encode_again(wait))
             return

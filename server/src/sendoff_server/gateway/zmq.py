@@ -82,17 +82,22 @@ class ZmqPort:
 
     async def _refresh(self) -> None:
         """Keys that were made work within a second, and those that were revoked no longer, on open connections too."""
+        unread = False
         while True:
             await asyncio.sleep(REFRESH_S)
             began = self._running()
             try:
                 known = await self._store.keys.read(keys.find_curve)
             except Exception as error:  # noqa: BLE001 - whatever it is, the keys of before go on
-                log.error("the keys cannot be read, so those of before go on: %s", error)
-                self.input.settle(began)
-                continue
-            for user in self.customers.refresh(known):
-                log.warning("zmq: key %s works no longer; %d connections cut", user, self.input.cut_user(user))
+                if not unread:
+                    log.error("the keys cannot be read, so those of before go on until they can: %s", error)
+                unread = True
+            else:
+                if unread:
+                    log.warning("the keys can be read again")
+                unread = False
+                for user in self.customers.refresh(known):
+                    log.warning("zmq: key %s works no longer; %d connections cut", user, self.input.cut_user(user))
             self.input.settle(began)
 
     async def _sweep(self) -> None:

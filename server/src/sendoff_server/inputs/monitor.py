@@ -27,14 +27,16 @@ _TCP_INFO_RECEIVED = 128
 @dataclass(slots=True, eq=False)
 class Connection:
     """One accepted connection. `since`: monotonic seconds; `identity`: the routing id its messages came by, b"" before
-    the first; `taken`: about the bytes that those took on the wire. `gone_at` is set when it has ended, `is_cut` when
-    we ended it.
+    the first; `taken`: about the bytes that those took on the wire; `brought`: bytes of it that were there at `since`.
+    `let_in`: its handshake is over. `gone_at` is set when it has ended, `is_cut` when we ended it.
     """
 
     fd: int
     since: float
     identity: bytes = b""
     taken: int = 0
+    brought: int = 0
+    let_in: bool = False
     is_cut: bool = False
     gone_at: float | None = None
 
@@ -79,6 +81,8 @@ class Watch:
                 self.live[fd] = Connection(fd, now)
             elif kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self.handshakes += 1
+                if fd in self.live:
+                    self.live[fd].let_in = True
             elif (ended := self._end(fd, now)) is not None:
                 gone.append(ended)
 

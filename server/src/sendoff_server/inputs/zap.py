@@ -65,6 +65,7 @@ class Zap:
         while self._waiting and self._waiting[0][0] < asked_before:
             _, request = self._waiting.popleft()
             self._answer(request, self._curve.allowed(request[8]))
+        self._turn()  # sending may have taken in what the descriptor would have told of
 
     def sweep(self) -> None:
         """Once a second: say what was not said in the minute that is over."""

@@ -30,6 +30,7 @@ from sendoff_server.inputs.peer import AGAIN_AFTER, Peer
 from sendoff_server.inputs.reception import Reception, ZmqCounts
 from sendoff_server.inputs.router import HIGH_WATER, Curve, bind, make_context, make_router, number, require
 from sendoff_server.inputs.sockets import inode_of, remove_file, shown
+from sendoff_server.inputs.unread import Held, beyond, is_mute
 from sendoff_server.inputs.zap import Zap
 from sendoff_server.wire.frame import MAX_UNIT
 
@@ -41,8 +42,6 @@ TURN_MESSAGES = 64
 TURN_BYTES = 1_048_576
 TURN_S = 0.01
 """What is read, and how long that may take, before others get their turn."""
-HELLO_AFTER = 20.0
-"""Seconds in which a connection must have said something."""
 SILENT_AFTER = 300.0
 """Seconds without a message after which a peer gives way to a new one."""
 CROWDED = 30.0
@@ -57,8 +56,6 @@ READ_MOMENT = 0.1
 """Seconds in which clients read their last answer."""
 UNREAD_SPARE = 8 * 1024 * 1024
 """Bytes of one connection that the kernel may hold, and that its heartbeats may come to in months."""
-UNREAD_OF_ALL = 512 * 1024 * 1024
-"""Bytes of all connections that libzmq and the kernel may hold unread; beyond, those go that hold most."""
 OVERHEAD, OVERHEAD_CURVE = 9, 42
 """Bytes on the wire that a part of a message takes beside its own, at most."""
 
@@ -161,16 +158,15 @@ class ZmqInput:
         if self._zap:
             self._zap.sweep()
         self._ended.extend(self._watch.read(now))
+        held = [self._held_by(each) for each in self._watch.live.values()]
+        for each in held:
+            if each.unread > self._max_unread or (not self._paused and is_mute(each, now)):
+                self._stall(each.connection)
         if self._paused:
             return
         self._end_those_gone(before=now - LATE_AFTER)
-        held = []
-        for connection in list(self._watch.live.values()):
-            unread = self._watch.received(connection) - connection.taken
-            held.append((unread, connection))
-            if unread > self._max_unread or (not connection.identity and now - connection.since > HELLO_AFTER):
-                self._stall(connection)
-        self._shed(held)
+        for connection in beyond(held):
+            self._stall(connection)
         for peer in list(self._peers.values()):
             if peer.connection.gone_at is None and peer.overstays(now):
                 peer.mute()
@@ -244,7 +240,8 @@ class ZmqInput:
             return False
         except zmq.ZMQError as error:
             log.debug("input %s: %r does not get its answer: %s", self.name, peer, error)
-        self._later()  # sending may have taken in what the descriptor would have told of
+        finally:
+            self._later()  # sending may have taken in what the descriptor would have told of, also where it failed
         return True
 
     def _retry(self) -> None:
@@ -383,14 +380,9 @@ class ZmqInput:
         self.counts.stalled += not connection.is_cut
         self._ended.extend(self._watch.cut(connection, self.clock()))
 
-    def _shed(self, held: list[tuple[int, Connection]]) -> None:
-        """End the connections that hold most, if all together hold too much."""
-        total = sum(unread for unread, _ in held if unread > 0)
-        for unread, connection in sorted(held, key=lambda each: -each[0]):
-            if total <= UNREAD_OF_ALL:
-                return
-            total -= unread
-            self._stall(connection)
+    def _held_by(self, connection: Connection) -> Held:
+        peer = self._peers.get(connection.identity)
+        return Held(connection, self._watch.received(connection), "" if peer is None else peer.user)
 
     def _refuse_beyond_limit(self) -> None:
         """End the newest connections beyond the limit, of those that have said nothing yet."""

@@ -11,6 +11,7 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from enum import Enum
 from typing import NamedTuple
 
 import zmq
@@ -33,6 +34,17 @@ READS = 100
 """So many answers are read at a stretch."""
 _BYTES_ACKED = 120
 """Where struct tcp_info has tcpi_bytes_acked, a u64 (Linux 4.1 and newer)."""
+
+
+class Heard(Enum):
+    """What an answer means for the request that is under way."""
+
+    MORE = "there are others to come"
+    ALL = "that was the last one"
+    OVER = "no other is waited for, and the connection may not be used again"
+
+
+Take = Callable[[bytes], Heard]
 
 
 class Keys(NamedTuple):
@@ -75,9 +87,7 @@ class Line:
         self._hear()
         return self.broken is None
 
-    async def ask(
-        self, messages: Sequence[bytes], timeout_s: float, take: Callable[[bytes], bool], where: str
-    ) -> Trouble | None:
+    async def ask(self, messages: Sequence[bytes], timeout_s: float, take: Take, where: str) -> Trouble | None:
         """Send, and hand every answer to `take` until it says that it was the last. What prevented that, if anything.
 
         `where`: the peer's address for words.
@@ -87,8 +97,11 @@ class Line:
         pace: Pace | None = None
 
         def arrived(answer: bytes) -> None:
-            if not done.done() and take(answer):
-                done.set_result(None)
+            if done.done() or (heard := take(answer)) is Heard.MORE:
+                return
+            done.set_result(None)
+            if heard is Heard.OVER:
+                self.broken = Broken("it was told so")
 
         self._arrived, self._over = arrived, self._loop.create_future()
         try:

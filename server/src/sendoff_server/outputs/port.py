@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -10,7 +10,7 @@ import zmq
 
 from sendoff_server.delivery.outcome import Trouble
 from sendoff_server.outputs.handshake import addresses_of, diagnose
-from sendoff_server.outputs.line import Broken, Keys, Line
+from sendoff_server.outputs.line import Broken, Keys, Line, Take
 from sendoff_server.outputs.pace import CONNECT_S
 from sendoff_server.outputs.words import explain_status, plain_url
 from sendoff_server.settings import OutputSettings
@@ -47,7 +47,7 @@ class Port:
     def __repr__(self) -> str:
         return f"<Port {self._where}, {len(self._open)} connections>"
 
-    async def ask(self, messages: Sequence[bytes], timeout_s: float, take: Callable[[bytes], bool]) -> Trouble | None:
+    async def ask(self, messages: Sequence[bytes], timeout_s: float, take: Take) -> Trouble | None:
         """Send, and hand each answer to `take` until that says that it was the last. What prevented it, if anything."""
         line = self._kept() or await self._connect()
         if isinstance(line, Trouble):
@@ -55,7 +55,7 @@ class Port:
         whole = False
         try:
             trouble = await line.ask(messages, timeout_s, take, self._where)
-            whole = trouble is None
+            whole = trouble is None and line.broken is None
             return trouble
         finally:  # also if it is cancelled: what would still come in belongs to nobody
             if whole and line in self._open:

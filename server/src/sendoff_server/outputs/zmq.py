@@ -14,6 +14,7 @@ import msgspec
 
 from sendoff_server.delivery.outcome import Outcome, Result, Trouble
 from sendoff_server.outputs.http import EXCERPT_BYTES, weigh
+from sendoff_server.outputs.line import Heard
 from sendoff_server.outputs.port import Port
 from sendoff_server.outputs.results import Senseless, Stored, read_results
 from sendoff_server.outputs.words import explain_status
@@ -85,12 +86,12 @@ class ZmqGatewayOutput:
         """Send the agent's books. One that does not arrive is replaced by the next."""
         said: list[_Answer] = []
 
-        def take(answer: bytes) -> bool:
+        def take(answer: bytes) -> Heard:
             try:
                 said.append(msgspec.json.decode(answer, type=_Answer))
             except (msgspec.MsgspecError, ValueError, RecursionError):
                 said.append(_Answer())
-            return True
+            return Heard.OVER if said[0].results is None else Heard.ALL
 
         blob = encode_batch(header, lines, self._compression)
         frame = encode_batch_frame(self._client, header["batch"], self._compression, blob)
@@ -133,8 +134,8 @@ class _Gathered:
         """What each frame holds that was not answered yet, by what it is named after."""
         self._troubles: list[Trouble] = []
 
-    def take(self, answer: bytes) -> bool:
-        """Take one answer down. True when nothing more is waited for."""
+    def take(self, answer: bytes) -> Heard:
+        """Take one answer down."""
         try:
             found = msgspec.json.decode(answer, type=_Answer)
             stored = None if found.results is None else msgspec.json.decode(answer, type=Stored)
@@ -145,8 +146,8 @@ class _Gathered:
         if stored is not None:
             return self._stored(stored, answer)
         if found.again is not None:
-            words = explain_status(503, "come again later", self._url)
-            return self._end(Trouble(words, 503, retry_after_s=found.again or None))
+            words = explain_status(429, "come again later", self._url)
+            return self._end(Trouble(words, 429, retry_after_s=found.again or None))
         if found.problem is None:
             return self._end(
                 Trouble(f"{self._url} does not answer as a Sendoff gateway does", 200, answer[:EXCERPT_BYTES])
@@ -157,7 +158,7 @@ class _Gathered:
         """What is the matter with the batches that have no result: of several troubles the one that concerns most."""
         return min(self._troubles, key=_concerns, default=None)
 
-    def _stored(self, stored: Stored, answer: bytes) -> bool:
+    def _stored(self, stored: Stored, answer: bytes) -> Heard:
         self.dedupe_s = stored.dedupe_s
         named = {found.batch for found in stored.results}
         group = next((group for group in self._waiting.values() if not named.isdisjoint(b.id for b in group)), None)
@@ -172,9 +173,9 @@ class _Gathered:
             return self._end(Trouble(words, 200, answer[:EXCERPT_BYTES]))
         self.results |= results
         del self._waiting[group[0].id]
-        return not self._waiting
+        return Heard.MORE if self._waiting else Heard.ALL
 
-    def _problem(self, found: _Answer, problem: dict[str, Any]) -> bool:
+    def _problem(self, found: _Answer, problem: dict[str, Any]) -> Heard:
         status = problem.get("status")
         said = " – ".join(str(problem[key]) for key in ("title", "detail", "remedy") if problem.get(key))
         code = status if type(status) is int and 300 <= status <= 599 else 500
@@ -186,12 +187,12 @@ class _Gathered:
         )
         self._troubles.append(trouble)
         if self._waiting.pop(found.batch, None) is None:
-            return True
-        return not self._waiting
+            return Heard.OVER
+        return Heard.MORE if self._waiting else Heard.ALL
 
-    def _end(self, trouble: Trouble) -> bool:
+    def _end(self, trouble: Trouble) -> Heard:
         self._troubles.append(trouble)
-        return True
+        return Heard.OVER
 
 
 def _concerns(trouble: Trouble) -> int:
