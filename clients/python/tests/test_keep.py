@@ -432,6 +432,7 @@ keep = keep_for(Path({spool!r}), Path("/nowhere"), of)
 keep.add(1, frame_of(of.client, 1))
 while not (keep.written and keep.kept()):
     time.sleep(0.001)
+os.open({spool!r} + "/" + of.client + ".sendoff", os.O_RDWR)  # as another thread may have, just then
 child = os.fork()
 if child == 0:
     keep.abandon()
@@ -458,6 +459,7 @@ def test_a_child_leaves_its_parents_file_alone_and_does_not_keep_its_lock(spool:
             assert fd is not None, "with the parent's death the lock is gone, although the child lives"
             os.close(fd)
         finally:
+            parent.kill()
             os.kill(child, signal.SIGKILL)
             place.close()
 
