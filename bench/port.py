@@ -17,7 +17,7 @@ import zmq
 
 from bench.machine import Table, cpu_seconds, resident_mib, stage, started
 from sendoff_server.gateway import keys
-from sendoff_server.inputs.keyfile import server_pair
+from sendoff_server.inputs.zmq.keyfile import server_pair
 from sendoff_server.wire.curve import make_pair
 
 if TYPE_CHECKING:

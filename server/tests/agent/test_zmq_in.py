@@ -17,7 +17,7 @@ import zmq
 
 from sendoff_server.agent import Agent
 from sendoff_server.inputs import InputError
-from sendoff_server.inputs.keyfile import read_pair
+from sendoff_server.inputs.zmq.keyfile import read_pair
 from sendoff_server.wire.curve import Pair, make_pair, to_text
 
 from .support import EVENTS, frame, running, settings, status, stored, totals, until, uuid7

@@ -13,7 +13,7 @@ import pytest
 from sendoff_server.delivery import Delivery
 from sendoff_server.gateway import Gateway, batch_frames, keys
 from sendoff_server.outputs import GatewayOutput, build
-from sendoff_server.outputs.zmq import ZmqGatewayOutput
+from sendoff_server.outputs.zmq.output import ZmqGatewayOutput
 from sendoff_server.settings import OutputSettings, Settings
 from sendoff_server.spool import EventIn, Spool
 from sendoff_server.wire.batch_frame import BatchFrame

@@ -14,7 +14,7 @@ from sendoff_server.gateway import keys
 from sendoff_server.gateway import zmq as module
 from sendoff_server.gateway.store import open_for_writing
 from sendoff_server.inputs import InputError
-from sendoff_server.inputs.keyfile import NAME
+from sendoff_server.inputs.zmq.keyfile import NAME
 
 from .direct import Sender, all_events, total
 from .zmq_clients import Port, acked, answer, make_pair, port, started, until

@@ -12,7 +12,7 @@ import zmq
 
 from sendoff_server.gateway import Gateway, keys
 from sendoff_server.gateway.zmq import ZmqPort
-from sendoff_server.inputs.keyfile import server_pair
+from sendoff_server.inputs.zmq.keyfile import server_pair
 from sendoff_server.settings import Settings
 from sendoff_server.wire.curve import Pair, make_pair
 

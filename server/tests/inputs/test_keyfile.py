@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sendoff_server.inputs import InputError
-from sendoff_server.inputs.keyfile import NAME, server_pair
+from sendoff_server.inputs.zmq.keyfile import NAME, server_pair
 from sendoff_server.wire.curve import from_text, to_text
 
 

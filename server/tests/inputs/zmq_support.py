@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from sendoff_server.inputs.router import Curve
 from sendoff_server.inputs.sockets import listen_ip, listen_unix
-from sendoff_server.inputs.zmq import ZmqInput
+from sendoff_server.inputs.zmq.input import ZmqInput
+from sendoff_server.inputs.zmq.router import Curve
 from sendoff_server.wire.frame import MAX_UNIT, Frame, FrameError, Item, Lines
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     Socket = zmq.Socket[bytes]
 
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+READY = b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06DEALER"
+"""How a DEALER begins that does not encrypt (ZMTP 3.0, RFC 23)."""
 MANY = {"in_all": 10_000, "of_one": 1_000}
 
 

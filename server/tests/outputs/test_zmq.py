@@ -13,9 +13,9 @@ import uvloop
 
 from sendoff_server.delivery import Trouble
 from sendoff_server.doctor.zmq import examine
-from sendoff_server.outputs.line import Heard
-from sendoff_server.outputs.port import Port
-from sendoff_server.outputs.zmq import FRAME_BYTES, _grouped
+from sendoff_server.outputs.zmq.line import Heard
+from sendoff_server.outputs.zmq.output import FRAME_BYTES, _grouped
+from sendoff_server.outputs.zmq.port import Port
 from sendoff_server.settings import OutputSettings
 from sendoff_server.wire.batch_frame import BatchFrame, encode_batch_frame
 from server.tests.delivery.router import Behaviour, Router

@@ -46,7 +46,7 @@ from sendoff_server.spool import OutputSpec, Spool
 from sendoff_server.version import __version__
 
 if TYPE_CHECKING:
-    from sendoff_server.inputs.zmq_port import ZmqPort
+    from sendoff_server.inputs.zmq.agent import AgentInput
 
 log = logging.getLogger(__name__)
 
@@ -359,7 +359,7 @@ class Agent:
 
     async def _read_the_rest(self, until: float) -> None:
         """Read and store, a piece at a time, what the kernel holds: of a client that has died nobody else has it."""
-        streams: list[StreamInput | ZmqPort] = []
+        streams: list[StreamInput | AgentInput] = []
         for each in self._inputs:
             if isinstance(each, DatagramInput):
                 each.drain(self._for_a_while())
@@ -371,7 +371,7 @@ class Agent:
                 streams.append(each)
         await self._drain(streams, until)
 
-    async def _drain(self, streams: "Sequence[StreamInput | ZmqPort]", until: float) -> None:
+    async def _drain(self, streams: "Sequence[StreamInput | AgentInput]", until: float) -> None:
         while True:
             may_go_on = self._for_a_while()
             left = [each for each in streams if not each.drain(may_go_on)]

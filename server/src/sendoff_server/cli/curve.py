@@ -26,7 +26,7 @@ def curve(outer: Path | None, name: str, config: Path | None, as_json: bool) -> 
 
     from sendoff_server.gateway.address import public_address
     from sendoff_server.inputs import InputError
-    from sendoff_server.inputs.keyfile import server_pair
+    from sendoff_server.inputs.zmq.keyfile import server_pair
     from sendoff_server.settings import split_listen
     from sendoff_server.wire.curve import make_pair, to_text
 

@@ -51,7 +51,7 @@ def _create_curve(config: Path | None, project: str, as_json: bool) -> None:
     """A gateway that runs has nothing to be told: it looks at the keys twice a second."""
     from sendoff_server.gateway import keys as store
     from sendoff_server.gateway.address import public_address
-    from sendoff_server.inputs.keyfile import server_pair
+    from sendoff_server.inputs.zmq.keyfile import server_pair
     from sendoff_server.wire.curve import to_text
 
     settings = settings_or_exit(config).gateway

@@ -11,9 +11,9 @@ import zmq
 from sendoff_server.doctor import probe
 from sendoff_server.doctor.report import Fault
 from sendoff_server.inputs import InputError
-from sendoff_server.inputs.keyfile import read_pair
-from sendoff_server.outputs.line import Heard
-from sendoff_server.outputs.port import Port
+from sendoff_server.inputs.zmq.keyfile import read_pair
+from sendoff_server.outputs.zmq.line import Heard
+from sendoff_server.outputs.zmq.port import Port
 from sendoff_server.settings import OutputSettings
 from sendoff_server.wire.batch_frame import encode_batch_frame
 

@@ -56,7 +56,7 @@ class Customer:
 
 
 class Customers:
-    """See `inputs.reception.Reception`. `clock`: monotonic seconds."""
+    """See `inputs.zmq.reception.Reception`. `clock`: monotonic seconds."""
 
     lines = False
 
@@ -88,7 +88,7 @@ class Customers:
         return [each.user for each in gone]
 
     def allowed(self, public: bytes) -> str | None:
-        """See `inputs.router.Allowed`."""
+        """See `inputs.zmq.router.Allowed`."""
         customer = self._by_key.get(public)
         if customer is None:
             return None

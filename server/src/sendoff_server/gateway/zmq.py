@@ -13,10 +13,10 @@ from sendoff_server.gateway.customers import Customers
 from sendoff_server.gateway.direct import Direct
 from sendoff_server.gateway.ingest import Ingest
 from sendoff_server.gateway.store import Store
-from sendoff_server.inputs.keyfile import server_pair
-from sendoff_server.inputs.router import Curve
 from sendoff_server.inputs.sockets import listen_ip
-from sendoff_server.inputs.zmq import ZmqInput
+from sendoff_server.inputs.zmq.input import ZmqInput
+from sendoff_server.inputs.zmq.keyfile import server_pair
+from sendoff_server.inputs.zmq.router import Curve
 from sendoff_server.wire.batch_frame import MAX_MESSAGE
 from sendoff_server.wire.curve import to_text
 

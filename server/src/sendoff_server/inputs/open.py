@@ -26,11 +26,11 @@ from sendoff_server.inputs.stream import StreamInput
 from sendoff_server.settings import InputsSettings
 
 if TYPE_CHECKING:
-    from sendoff_server.inputs.zmq_port import ZmqPort
+    from sendoff_server.inputs.zmq.agent import AgentInput
 
 log = logging.getLogger(__name__)
 
-Input = Union[StreamInput, DatagramInput, "ZmqPort"]
+Input = Union[StreamInput, DatagramInput, "AgentInput"]
 STREAMS, DATAGRAMS = ("unix", "tcp"), ("unix_datagram", "udp")
 
 
@@ -186,9 +186,9 @@ def _wanted_unix(name: str, path: Path | None, kind: socket.SocketKind, mode: in
 
 def _zmq(
     settings: InputsSettings, intake: Intake, clock: Callable[[], float], inherited: Inherited, folder: Path
-) -> "list[ZmqPort]":
+) -> "list[AgentInput]":
     """The ZeroMQ input; none where a run that goes on cannot have it. Raises InputError."""
-    from sendoff_server.inputs.zmq_port import ZmqPort, curve_of  # most agents need no ZeroMQ
+    from sendoff_server.inputs.zmq.agent import AgentInput, curve_of  # most agents need no ZeroMQ
 
     scheme, _, place = settings.zmq.listen.partition("://")
     if scheme == "ipc":
@@ -203,7 +203,7 @@ def _zmq(
     if _is_to_be_tended(sock, kept):
         wanted.tend(sock)
     path = Path(kept.setting) if sock.family == socket.AF_UNIX and kept.ours else None
-    return [ZmqPort("zmq", sock, intake, clock, curve=curve, path=path, kept=kept)]
+    return [AgentInput("zmq", sock, intake, clock, curve=curve, path=path, kept=kept)]
 
 
 def _is_to_be_tended(sock: socket.socket, kept: KeptSocket) -> bool:

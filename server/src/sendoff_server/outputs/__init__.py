@@ -12,7 +12,7 @@ def build(name: str, settings: OutputSettings) -> Output:
     """The output that settings ask for. Nothing is opened before the first request."""
     match settings.type:
         case "gateway" if settings.url.lower().startswith("zmq+curve:"):
-            from sendoff_server.outputs.zmq import ZmqGatewayOutput  # most agents need no ZeroMQ
+            from sendoff_server.outputs.zmq.output import ZmqGatewayOutput  # most agents need no ZeroMQ
 
             return ZmqGatewayOutput(name, settings)
         case "gateway":

@@ -7,8 +7,8 @@ connection that was told to come again is not looked at.
 from typing import Protocol
 
 from sendoff_server.inputs.contract import Session
-from sendoff_server.inputs.monitor import Connection
-from sendoff_server.inputs.reception import Reception, ZmqCounts
+from sendoff_server.inputs.zmq.monitor import Connection
+from sendoff_server.inputs.zmq.reception import Reception, ZmqCounts
 from sendoff_server.wire.batch_frame import is_batch
 from sendoff_server.wire.frame import MAX_UNIT, Frame, FrameError, Item, Lines, decode_frame, encode_again
 

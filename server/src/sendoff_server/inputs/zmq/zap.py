@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import zmq
 
-from sendoff_server.inputs.router import Context, Curve
+from sendoff_server.inputs.zmq.router import Context, Curve
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 import zmq
 
 from sendoff_server.delivery.outcome import Trouble
-from sendoff_server.outputs.handshake import addresses_of, diagnose
-from sendoff_server.outputs.line import Broken, Keys, Line, Take
 from sendoff_server.outputs.pace import CONNECT_S
 from sendoff_server.outputs.words import explain_status, plain_url
+from sendoff_server.outputs.zmq.handshake import addresses_of, diagnose
+from sendoff_server.outputs.zmq.line import Broken, Keys, Line, Take
 from sendoff_server.settings import OutputSettings
 from sendoff_server.wire.curve import from_text, pair_of
 

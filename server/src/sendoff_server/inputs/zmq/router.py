@@ -106,6 +106,11 @@ def number(identity: bytes) -> int:
     return int.from_bytes(identity[1:5])
 
 
+def given_out(identity: bytes, first: int, handshakes: int) -> bool:
+    """Whether this can be a routing id that libzmq gave out: they are numbers, one more each time."""
+    return len(identity) == 5 and not identity[0] and 0 < (number(identity) - first) % 2**32 <= handshakes
+
+
 def _first_number(context: Context, router: "zmq.Socket[bytes]") -> int:
     """Let a peer of our own be the first, to learn where the numbers begin."""
     address = f"inproc://first-{id(router):x}"

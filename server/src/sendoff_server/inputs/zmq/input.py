@@ -25,13 +25,22 @@ from time import monotonic
 
 import zmq
 
-from sendoff_server.inputs.monitor import Connection, Watch
-from sendoff_server.inputs.peer import AGAIN_AFTER, Peer
-from sendoff_server.inputs.reception import Reception, ZmqCounts
-from sendoff_server.inputs.router import HIGH_WATER, Curve, bind, make_context, make_router, number, require
 from sendoff_server.inputs.sockets import inode_of, remove_file, shown
-from sendoff_server.inputs.unread import Held, beyond, is_mute
-from sendoff_server.inputs.zap import Zap
+from sendoff_server.inputs.zmq.monitor import Connection, Watch
+from sendoff_server.inputs.zmq.peer import AGAIN_AFTER, Peer
+from sendoff_server.inputs.zmq.reception import Reception, ZmqCounts
+from sendoff_server.inputs.zmq.router import (
+    HIGH_WATER,
+    Curve,
+    bind,
+    given_out,
+    make_context,
+    make_router,
+    number,
+    require,
+)
+from sendoff_server.inputs.zmq.unread import Held, beyond, is_mute
+from sendoff_server.inputs.zmq.zap import Zap
 from sendoff_server.wire.frame import MAX_UNIT
 
 log = logging.getLogger(__name__)
@@ -56,8 +65,6 @@ READ_MOMENT = 0.1
 """Seconds in which clients read their last answer."""
 UNREAD_SPARE = 8 * 1024 * 1024
 """Bytes of one connection that the kernel may hold, and that its heartbeats may come to in months."""
-OVERHEAD, OVERHEAD_CURVE = 9, 42
-"""Bytes on the wire that a part of a message takes beside its own, at most."""
 
 
 class ZmqInput:
@@ -288,14 +295,15 @@ class ZmqInput:
 
     def _take(self, head: zmq.Frame, parts: list[bytes]) -> int:
         """One message of somebody's. Its bytes."""
-        identity, fd, user = head.bytes, head.get(zmq.SRCFD), _user_of(head) if self._curve else ""
+        identity, fd = head.bytes, head.get(zmq.SRCFD)
+        user = str(head.get("User-Id")) if self._curve else ""  # ZAP gave it to the key that the sender showed
         size = sum(map(len, parts))
         self.counts.messages += 1
         self.counts.bytes += size
         peer = self._peers.get(identity)
         if peer is None or peer.user != user or peer.connection.fd != fd:
             peer = self._meet(identity, user, fd)
-        peer.connection.taken += size + len(parts) * (OVERHEAD_CURVE if self._curve else OVERHEAD)
+        peer.connection.take(size, len(parts), curve=self._curve)
         enveloped = len(parts) == 2 and not parts[0]  # a REQ's
         if len(parts) == 1 + enveloped and parts[-1]:
             peer.take(parts[-1], enveloped=enveloped)
@@ -316,7 +324,7 @@ class ZmqInput:
         peer = self._peers[identity] = Peer(self, identity, user, connection)
         self._of_user[user] += 1
         self.counts.accepted += 1
-        if not self._given_out(identity):
+        if not given_out(identity, self._first_number, self._watch.handshakes):
             self.counts.garbage += 1
             forged = identity[:1] == b"\0"  # only libzmq's own begin so
             self.reception.distrust(user, "it chose its own routing id, which no client does", forged=forged)
@@ -341,12 +349,6 @@ class ZmqInput:
             self._ended.append(connection)
         connection.identity = identity
         return connection
-
-    def _given_out(self, identity: bytes) -> bool:
-        """Whether this can be a routing id that libzmq gave out: they are numbers, one more each time."""
-        if len(identity) != 5 or identity[0]:
-            return False
-        return 0 < (number(identity) - self._first_number) % 2**32 <= self._watch.handshakes
 
     def _has_room(self) -> bool:
         """Whether one more peer may be here; the one that has been silent longest gives way, if that is long."""
@@ -394,8 +396,3 @@ class ZmqInput:
             if self.counts.refused & (self.counts.refused - 1) == 0:  # said at 1, 2, 4, 8 …
                 log.warning("input %s: %d connections refused, %d are open", self.name, self.counts.refused, self.open)
             self._ended.extend(self._watch.cut(connection, self.clock()))
-
-
-def _user_of(head: zmq.Frame) -> str:
-    """The User-Id that ZAP gave to the key of a message's sender."""
-    return str(head.get("User-Id"))

@@ -17,11 +17,14 @@ from dataclasses import dataclass
 
 import zmq
 
-from sendoff_server.inputs.router import Context
+from sendoff_server.inputs.zmq.router import Context
 
 _EVENT = struct.Struct("=HI")
 _TCP_INFO_RECEIVED = 128
 """Where `tcpi_bytes_received`, a u64, stands in the kernel's tcp_info (linux/tcp.h; Linux 4.1 and later)."""
+
+OVERHEAD, OVERHEAD_CURVE = 9, 42
+"""Bytes on the wire that a part of a message takes beside its own, at most."""
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +42,10 @@ class Connection:
     let_in: bool = False
     is_cut: bool = False
     gone_at: float | None = None
+
+    def take(self, size: int, parts: int, *, curve: bool) -> None:
+        """A message of so many bytes was read."""
+        self.taken += size + parts * (OVERHEAD_CURVE if curve else OVERHEAD)
 
 
 class Watch:

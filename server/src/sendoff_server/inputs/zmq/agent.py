@@ -15,11 +15,11 @@ from msgspec import structs
 
 from sendoff_server.inputs.contract import Intake, Link, Session
 from sendoff_server.inputs.kept import KeptConnection, KeptSocket, resume_counts
-from sendoff_server.inputs.keyfile import server_pair
-from sendoff_server.inputs.reception import ZmqCounts
-from sendoff_server.inputs.router import Curve
 from sendoff_server.inputs.sockets import inode_of, remove_file, shown
-from sendoff_server.inputs.zmq import ZmqInput
+from sendoff_server.inputs.zmq.input import ZmqInput
+from sendoff_server.inputs.zmq.keyfile import server_pair
+from sendoff_server.inputs.zmq.reception import ZmqCounts
+from sendoff_server.inputs.zmq.router import Curve
 from sendoff_server.wire.curve import from_text, to_text
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ ENDING_S = 1.0
 """How long connections that were ended may take to say so."""
 
 
-class ZmqPort:
+class AgentInput:
     """Frames and lines over ZeroMQ. `clock`: monotonic seconds. `path`: a Unix socket's file, removed if it is ours."""
 
     def __init__(
@@ -60,7 +60,7 @@ class ZmqPort:
         self._heard_all = False
 
     def __repr__(self) -> str:
-        return f"<ZmqPort {self.name} {self.address}, {self._router!r}>"
+        return f"<AgentInput {self.name} {self.address}, {self._router!r}>"
 
     @property
     def open(self) -> int:
@@ -120,6 +120,8 @@ class ZmqPort:
         some_are_left = self._router.last_call() and self.clock() - self._called_at < ENDING_S
         if not self._router.drain(may_go_on) or some_are_left:
             return False
+        if self._router.last_call() and self.clock() - self._called_at < ENDING_S:
+            return False  # they came while others were heard
         self._router.close()
         self._heard_all = True
         return True

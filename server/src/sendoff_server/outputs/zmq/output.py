@@ -14,10 +14,10 @@ import msgspec
 
 from sendoff_server.delivery.outcome import Outcome, Result, Trouble
 from sendoff_server.outputs.http import EXCERPT_BYTES, weigh
-from sendoff_server.outputs.line import Heard
-from sendoff_server.outputs.port import Port
 from sendoff_server.outputs.results import Senseless, Stored, read_results
 from sendoff_server.outputs.words import explain_status
+from sendoff_server.outputs.zmq.line import Heard
+from sendoff_server.outputs.zmq.port import Port
 from sendoff_server.settings import OutputSettings
 from sendoff_server.spool import Sealed
 from sendoff_server.wire.batch import DEFAULT, encode_batch, transcode
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 FRAME_BYTES = 1024 * 1024
 """A heartbeat is answered between two frames, and not in one: smaller frames bear slower lines, larger ones bring
-nothing more. One batch that is larger by itself needs a line on which it takes less than the gateway's 20 s."""
+nothing more. One batch that is larger by itself needs a line on which it takes less than the gateway's 60 s."""
 
 
 class _Answer(msgspec.Struct):

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sendoff_server.inputs.monitor import Connection
+from sendoff_server.inputs.zmq.monitor import Connection
 
 HELLO_AFTER = 20.0
 """Seconds in which a connection must have said something …"""

@@ -246,7 +246,7 @@ def dealer(
     made.setsockopt(zmq.HANDSHAKE_IVL, round((within_s + 1) * 1000))
     made.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_S * 1000)  # an idle connection that died is found before it is used
     made.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_S * 1000)
-    # What lies in the kernel goes out before a heartbeat can be answered, and the gateway gives up after 20 s: so much
+    # What lies in the kernel goes out before a heartbeat can be answered, and the gateway gives up after 60 s: so much
     # is soon gone, on a slow line too. The kernel's own choice can be 4 MiB.
     made.setsockopt(zmq.SNDBUF, SEND_BUFFER)
     made.setsockopt(zmq.IPV6, int(ipv6))
