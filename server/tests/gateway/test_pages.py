@@ -11,7 +11,7 @@ from sendoff_server.gateway.pages.stack import stacks
 
 from .support import NOW, Running, batch, counter, event, exception
 
-HOSTILE = "\u202e<script>alert(1)</script><img src=x onerror=alert(1)>\"'&{{7*7}}\x00"
+HOSTILE = "\u202e<script>alert(1)</script><img src=x onerror=alert(1)>\"'&{{777*777}}\x00"
 PATHS = ["", "exceptions", "exceptions/" + "f" * 32, "events", "metrics", "metrics?m=orders&by=shop", "ledger"]
 BOOKS = [
     {"book": "events", "source": "web", "output": "main", "received": 9, "delivered": 8, "lost": {"spool_full": 1}},
@@ -128,7 +128,7 @@ async def test_hostile_text_is_text_on_every_page(gateway: Running) -> None:
         assert "<script" not in text, path
         assert "<img" not in text, path
         assert "\x00" not in text, path
-        assert "49" not in re.findall(r"\{\{.{0,9}\}\}|49", text), path
+        assert "603729" not in text, path
         # A character that turns the direction of writing stands only inside an isolating element.
         outside = re.sub(r"<bdi>[^<]*</bdi>", "", text)
         assert "\u202e" not in outside, path
