@@ -228,6 +228,34 @@ def script(web: Web, text: str, **environ: str) -> subprocess.CompletedProcess[s
     )
 
 
+WHILE_LOADING = """
+import os, sys, sendoff
+sendoff.init()
+sendoff.event("parent")
+while os.environ["MODULE"] not in sys.modules:
+    pass
+child = os.fork()
+sendoff.event("child" if child == 0 else "again")
+if not sendoff.flush(5):
+    print(sendoff.stats())
+import ssl
+ssl.create_default_context()
+"x".encode("idna")
+if child == 0:
+    sendoff.close()
+    sys.stdout.flush()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.parametrize("module", ["ssl", "encodings.idna"])
+def test_a_child_that_is_forked_while_a_module_is_loaded_can_load_it(web: Web, module: str) -> None:
+    done = script(web, WHILE_LOADING, MODULE=module)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert sorted(web.names()) == ["again", "child", "parent"]
+
+
 def test_a_script_that_ends_at_once_sends_what_it_has(web: Web) -> None:
     done = script(web, SCRIPT)
     assert (done.returncode, done.stderr) == (0, "")

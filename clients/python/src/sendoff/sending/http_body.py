@@ -6,6 +6,8 @@ does not often have to get the interpreter's lock back, which a busy application
 
 from __future__ import annotations
 
+from sendoff.sending import loading
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
@@ -109,7 +111,8 @@ class Body:
         if self.encoding == "identity":
             self.data = bytes(self._left)
             return True
-        import zlib
+        with loading.lock:
+            import zlib
 
         if self._packer is None and len(self._left) <= AT_ONCE:
             self.data = zlib.compress(self._left, LEVEL, 31)

@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 
 from sendoff import frame
+from sendoff.sending import loading
 from sendoff.sending.connection import READS, BadCertificate, Broken, Connection, Place
 from sendoff.sending.contract import Answered, Gone, Torn
 from sendoff.sending.http_answer import Answer, AnswerError
@@ -348,9 +349,11 @@ class Request:
 
 def _context() -> ssl.SSLContext:
     """What is trusted is what the system trusts, or what SSL_CERT_FILE and SSL_CERT_DIR name."""
-    import ssl
+    loading.load_names()
+    with loading.lock:
+        import ssl
 
-    context = ssl.create_default_context()
+        context = ssl.create_default_context()
     if context.minimum_version < ssl.TLSVersion.TLSv1_2:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import _socket
 import errno
 
+from sendoff.sending import loading
+
 NETWORK = 1_432
 """Bytes of a datagram that pass any usual network whole."""
 LOOPBACK = 8_192
@@ -77,6 +79,7 @@ def look_up(host: str, port: int) -> list[tuple[str, int]]:
     """(address, family) of each address that a host's name has, at least one. Blocks. Raises `OSError`, also for what
     is no name.
     """
+    loading.load_names()
     try:
         found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
     except UnicodeError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 
 from sendoff.frame import cut
+from sendoff.sending import loading
 from sendoff.sending.contract import Gone
 
 TYPE_CHECKING = False
@@ -70,7 +71,8 @@ def retry_after(value: str, wall_s: float) -> float | None:
         return min(float(value[:9]), LONGEST_WAIT)
     if not value.endswith("GMT") or len(value) > 40:
         return None
-    from email.utils import parsedate_to_datetime
+    with loading.lock:
+        from email.utils import parsedate_to_datetime
 
     try:
         return min(max(0.0, parsedate_to_datetime(value).timestamp() - wall_s), LONGEST_WAIT)
