@@ -2,8 +2,8 @@
 
 A child would find a module half loaded, by a thread that it does not have: it could never load it, nor could the
 application, which may wait for that for ever. So it is with the authorities of the system, which OpenSSL reads under
-locks of its own. A fork waits until such a thing is done, some milliseconds. What this touches: `os.register_at_fork`,
-once the client sends by HTTP or is given a host.
+locks of its own. A fork waits until such a thing is done, some milliseconds; else this costs it a microsecond. What it
+touches: `os.register_at_fork`, once, when `init` is called first.
 """
 
 from __future__ import annotations
