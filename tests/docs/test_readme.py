@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -45,3 +49,23 @@ def test_the_app_of_the_readme_shows_its_exception_its_event_and_its_counter(
     assert (group["name"], group["count"]) == ("ZeroDivisionError", 1)
     numbers = {event["fields"]["number"] for event in api.pages("events?name=order.seen", "events")}
     assert numbers == {7}
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_commands_without_an_agent_store_an_event(tmp_path: Path) -> None:
+    code = page("README.md").partition("<!-- tests/docs runs this block, too -->\n```\n")[2].partition("\n```")[0]
+    assert "try/bin/sendoff gateway &" in code
+    port = str(free_port())
+    code = code.replace("try/bin/", f"{BIN}/").replace("8700", port).replace("curl ", "curl -s ")
+    # The gateway has no file of settings here either; only its port and its folder are the test's.
+    folder = {"SENDOFF_GATEWAY_LISTEN": f"127.0.0.1:{port}", "SENDOFF_GATEWAY_DATA_DIR": str(tmp_path)}
+    # Whoever pastes it does so line by line, and the gateway is there before the next is typed.
+    ready = f"until curl -sfo /dev/null http://127.0.0.1:{port}/readyz; do sleep 0.1; done\n"
+    begin, rest = code.split("\n", 1)
+    script = f"{begin}\nGATEWAY=$!\n{ready}{rest}\nkill $GATEWAY; wait $GATEWAY\n"
+    env = {**os.environ, **folder, "SENDOFF_CONFIG": ""}
+    done = subprocess.run(
+        ["/bin/sh", "-c", script], capture_output=True, text=True, timeout=60, env=env, cwd=tmp_path, check=False
+    )
+    (event,) = json.loads(done.stdout[done.stdout.index('{"') :])["events"]
+    assert (event["name"], event["service"], event["fields"]) == ("order.placed", "shop", {"order": 17}), done.stderr
