@@ -111,6 +111,9 @@ class Connection:
         except OSError as error:
             self._socket.close()
             raise self._unreached(error.errno) from None
+        except BaseException:  # from a signal handler
+            self._socket.close()
+            raise
 
     @property
     def fileno(self) -> int:

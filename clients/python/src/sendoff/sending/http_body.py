@@ -111,8 +111,8 @@ class Body:
         if self.encoding == "identity":
             self.data = bytes(self._left)
             return True
-        with loading.lock:
-            import zlib
+        loading.module("zlib")
+        import zlib
 
         if self._packer is None and len(self._left) <= AT_ONCE:
             self.data = zlib.compress(self._left, LEVEL, 31)

@@ -349,11 +349,11 @@ class Request:
 
 def _context() -> ssl.SSLContext:
     """What is trusted is what the system trusts, or what SSL_CERT_FILE and SSL_CERT_DIR name."""
-    loading.load_names()
-    with loading.lock:
-        import ssl
+    loading.names()
+    loading.module("ssl")
+    import ssl
 
-        context = ssl.create_default_context()
+    context = loading.alone(ssl.create_default_context)
     if context.minimum_version < ssl.TLSVersion.TLSv1_2:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])

@@ -79,7 +79,7 @@ def look_up(host: str, port: int) -> list[tuple[str, int]]:
     """(address, family) of each address that a host's name has, at least one. Blocks. Raises `OSError`, also for what
     is no name.
     """
-    loading.load_names()
+    loading.names()
     try:
         found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
     except UnicodeError as error:

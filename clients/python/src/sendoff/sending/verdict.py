@@ -71,8 +71,8 @@ def retry_after(value: str, wall_s: float) -> float | None:
         return min(float(value[:9]), LONGEST_WAIT)
     if not value.endswith("GMT") or len(value) > 40:
         return None
-    with loading.lock:
-        from email.utils import parsedate_to_datetime
+    loading.module("email.utils")
+    from email.utils import parsedate_to_datetime
 
     try:
         return min(max(0.0, parsedate_to_datetime(value).timestamp() - wall_s), LONGEST_WAIT)
