@@ -233,7 +233,7 @@ def test_a_full_buffer_drops_the_new_points_and_none_that_has_a_number(gateway: 
             sendoff.distribution(f"d{i}.{k}" + "x" * 100, 1)
         sendoff.flush(0)
     until(lambda: "metric.buffer_full" in str(sendoff.stats()["dropped"]), "no room")
-    assert outbox.holder.waiting.bytes < 65_536 // 4 + 10_000
+    assert outbox.holder.waiting.bytes < 65_536 // 4 + 33_000  # beyond a quarter by one parcel at most
     gateway.acknowledging = True
     gateway.hang_up()
     assert sendoff.flush(10)
