@@ -16,6 +16,7 @@ import apsw
 
 from bench.machine import Table
 from bench.ways import WAYS, Ground, Way, ground
+from tests.oracle.world import leashed
 
 RATE = int(os.environ.get("BENCH_RATE", "50"))
 """Events of 1 KB a second, and as many counters."""
@@ -68,7 +69,13 @@ def measure() -> Table:
     table = Table(
         f"What is lost, at {RATE} events of 1 KB and {RATE} counts a second: events lost / counts lost / events stored "
         f"twice / events that came again and were recognised; the worst of {REPEATS} runs",
-        ["path", "app killed", "agent killed, 1 s", "gateway killed, 1 s", f"network cut for {CUT_S:.0f} s"],
+        [
+            "path",
+            "app killed",
+            "agent killed and started again",
+            "gateway killed and started again",
+            f"network cut for {CUT_S:.0f} s",
+        ],
     )
     for way in WAYS:
         cells = []
@@ -95,7 +102,7 @@ def once(way: Way, fault: Callable[[Ground, Way, subprocess.Popen[bytes]], None]
     run = f"{fault.__name__}{number}"
     with ground(agent=way.agent) as made:
         book = made.folder / "book"
-        command = [sys.executable, "-c", PRODUCER, run, str(RATE), str(book)]
+        command = leashed([sys.executable, "-c", PRODUCER, run, str(RATE), str(book)])
         process = subprocess.Popen(command, env=made.env(way), stdin=subprocess.DEVNULL)
         time.sleep(3)
         fault(made, way, process)

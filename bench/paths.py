@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "15"))
 PACED, LOOP = 300, 2_000
 """Calls of a round: one a millisecond, as a busy web application makes them, and as fast as they go."""
+LOOPS = 3
+"""Loops in a round: each takes a twentieth of a second, in which the client's thread runs beside the calls or does not,
+and that alone makes a quarter of the median.
+"""
 STATES = ("alive", "again", "gone", "stopped")
 """Of the peer: it lives; it lives, for a second app that is measured in the same way and shows what is noise; there is
 none; it is stopped.
@@ -75,8 +79,8 @@ Times = dict[tuple[str, str, str], list[list[int]]]
 
 def measure() -> list[Table]:
     calls = Table(
-        f"One call on the caller's thread, ns: {ROUNDS} rounds of {PACED} (in a loop {LOOP:,}), in turn with a peer "
-        "that lives, with the same again (noise), with none, and with one that is stopped: what of it is the median of "
+        f"One call on the caller's thread, ns: {ROUNDS} rounds of {PACED} (in a loop {LOOPS} × {LOOP:,}), in turn with "
+        "a peer that lives, with the same again (noise), with none, and with one that is stopped; × is the median of "
         "ratios to the first, over rounds",
         [
             *("path", "call", "median", "p99", "noise: median", "noise: p99", "peer gone: median", "its p99"),
@@ -110,7 +114,7 @@ def rounds(made: Ground, way: Way) -> Times:
         for number in range(ROUNDS):
             turn = number % len(STATES)  # so that none is always the first
             for what in ("event", "counter"):
-                for mode in ("paced", "loop"):
+                for mode in ("paced", *("loop",) * LOOPS):
                     for state in STATES[turn:] + STATES[:turn]:
                         times = one(apps[state], state, f"{what} {mode}", server.process)
                         found.setdefault((what, mode, state), []).append(times)

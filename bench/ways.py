@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from demo.parts import BIN, Part, Stage, free_port, get_json
 from tests.oracle.direct import make_certificate
+from tests.oracle.world import leashed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,11 +79,11 @@ class Ground:
             "interval = 1\n"
         )
         command = str(BIN / "sendoff"), "--config", str(self.stage.config)
-        self.gateway = Part("gateway", [command[0], "gateway", *command[1:]], self.folder / "gateway.log")
-        self.agent = Part("agent", [command[0], "agent", *command[1:]], self.folder / "agent.log")
+        self.gateway = Part("gateway", leashed([command[0], "gateway", *command[1:]]), self.folder / "gateway.log")
+        self.agent = Part("agent", leashed([command[0], "agent", *command[1:]]), self.folder / "agent.log")
         routes = [f"{self.wired_https}=127.0.0.1:{self.https_port}", f"{self.wired_zmq}=127.0.0.1:{self.zmq_port}"]
         wire = [sys.executable, "-m", "tests.oracle.wire", str(self.folder / "wire.json"), "127.0.0.1", *routes]
-        self.wire = Part("wire", wire, self.folder / "wire.log", cwd=ROOT)
+        self.wire = Part("wire", leashed(wire), self.folder / "wire.log", cwd=ROOT)
 
     @property
     def certificate(self) -> Path:
@@ -169,7 +170,11 @@ def ground(*, agent: bool) -> Iterator[Ground]:
 def app(script: str, env: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A Python process that is spoken to by lines."""
     process = subprocess.Popen(
-        [sys.executable, "-c", script, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+        leashed([sys.executable, "-c", script, *arguments]),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=env,
     )
     try:
         yield process
